@@ -1,0 +1,1 @@
+"""Weft's services; docs/request-path.md follows a call through them."""

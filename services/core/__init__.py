@@ -1,0 +1,1 @@
+"""The domain: the inference protocol, errors, principals, names. Imports no transport."""

@@ -1,0 +1,1 @@
+"""How we speak gRPC: server, client, status, authentication, and the multiplexer."""

@@ -1,0 +1,155 @@
+"""Asks auth whose a credential is, and remembers the answer for as long as auth allows."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import grpc
+from weft.auth.v1 import auth_pb2, auth_pb2_grpc
+
+from services.core.errors import Reason, ServiceError
+from services.core.principal import Permissions, Principal, Role
+from services.rpc.channel import bearer
+from services.rpc.errors import from_rpc_error
+
+_Value = TypeVar("_Value")
+_REFUSALS = (Reason.CREDENTIAL_INVALID, Reason.CREDENTIAL_EXPIRED)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    principal: Principal
+    refresh_at: float
+    expires_at: float
+    usable_until: float  # while auth is away
+
+
+class CachedAuthenticator:
+    """An `Authenticator` that answers from memory once warm.
+
+    A principal is asked for anew, in the background, after half of the time that auth allows, so that a caller who
+    stays never waits. While auth is away, callers that are known stay known for `stale_for` seconds. Refusals are
+    remembered apart and shortly, so that a flood of wrong keys neither reaches auth nor pushes out good ones.
+    Credentials are kept as hashes only.
+    """
+
+    def __init__(
+        self,
+        auth: auth_pb2_grpc.AuthServiceStub,
+        service_key: Callable[[], str],
+        *,
+        capacity: int = 10_000,
+        refused_for: float = 5.0,
+        stale_for: float = 600.0,
+        timeout: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._auth = auth
+        self._service_key = service_key
+        self._capacity = capacity
+        self._refused_for = refused_for
+        self._stale_for = stale_for
+        self._timeout = timeout
+        self._clock = clock
+        self._known: OrderedDict[bytes, _Known] = OrderedDict()
+        self._refused: OrderedDict[bytes, tuple[ServiceError, float]] = OrderedDict()
+        self._lookups: dict[bytes, asyncio.Task[Principal]] = {}
+
+    def peek(self, credential: str) -> Principal | None:
+        """The principal if it is known and fresh, without waiting."""
+        digest = _digest(credential)
+        known = self._known.get(digest)
+        if known is None:
+            return None
+        now = self._clock()
+        if now >= known.expires_at:
+            return None
+        if now >= known.refresh_at and digest not in self._lookups:
+            self._look_up(digest, credential)
+        return known.principal
+
+    async def authenticate(self, credential: str | None) -> Principal:
+        """Raises CREDENTIAL_MISSING, CREDENTIAL_INVALID, CREDENTIAL_EXPIRED or AUTH_UNAVAILABLE."""
+        if credential is None:
+            raise ServiceError(Reason.CREDENTIAL_MISSING)
+        if (principal := self.peek(credential)) is not None:
+            return principal
+        digest = _digest(credential)
+        if (refusal := self._refused.get(digest)) is not None and self._clock() < refusal[1]:
+            raise ServiceError(refusal[0].reason, refusal[0].message)
+        lookup = self._lookups.get(digest) or self._look_up(digest, credential)
+        # Shielded: the lookup is shared, and one caller who leaves must not end it for the others.
+        return await asyncio.shield(lookup)
+
+    async def close(self) -> None:
+        """Ends what is under way."""
+        for lookup in self._lookups.values():
+            lookup.cancel()
+        await asyncio.gather(*self._lookups.values(), return_exceptions=True)
+
+    def _look_up(self, digest: bytes, credential: str) -> asyncio.Task[Principal]:
+        task = asyncio.get_running_loop().create_task(self._ask(digest, credential))
+        self._lookups[digest] = task
+        task.add_done_callback(lambda done: self._looked_up(digest, done))
+        return task
+
+    def _looked_up(self, digest: bytes, task: asyncio.Task[Principal]) -> None:
+        del self._lookups[digest]
+        if not task.cancelled():
+            task.exception()  # A background refresh has no one to raise to; the next caller asks again.
+
+    async def _ask(self, digest: bytes, credential: str) -> Principal:
+        request = auth_pb2.AuthenticateRequest(credential=credential)
+        try:
+            answer = await self._auth.Authenticate(
+                request, timeout=self._timeout, metadata=bearer(self._service_key()), wait_for_ready=False
+            )
+        except grpc.RpcError as error:
+            return self._without_answer(digest, from_rpc_error(error, unavailable=Reason.AUTH_UNAVAILABLE))
+        now = self._clock()
+        max_age = answer.max_age.ToMilliseconds() / 1000
+        known = _Known(to_principal(answer.principal), now + max_age / 2, now + max_age, now + self._stale_for)
+        _remember(self._known, digest, known, self._capacity)
+        return known.principal
+
+    def _without_answer(self, digest: bytes, error: ServiceError) -> Principal:
+        known = self._known.get(digest)
+        if error.reason in _REFUSALS:
+            self._known.pop(digest, None)
+            _remember(self._refused, digest, (error, self._clock() + self._refused_for), self._capacity)
+        elif known is not None and self._clock() < known.usable_until:
+            return known.principal
+        if error.reason in _REFUSALS or error.reason is Reason.AUTH_UNAVAILABLE:
+            raise error
+        # Our own service key was refused, or auth failed: nothing that the caller's credential is to blame for.
+        raise ServiceError(Reason.AUTH_UNAVAILABLE)
+
+
+def to_principal(proto: auth_pb2.Principal) -> Principal:
+    """The principal that auth named. Roles that we do not know, from a newer auth, are left out."""
+    known = {role.value for role in Role}
+    permissions = proto.permissions
+    return Principal(
+        proto.name,
+        frozenset(Role(role) for role in proto.roles if role in known),
+        Permissions(
+            tuple(permissions.allow_models), tuple(permissions.deny_models), tuple(permissions.allow_endpoints)
+        ),
+    )
+
+
+def _digest(credential: str) -> bytes:
+    return hashlib.sha256(credential.encode()).digest()
+
+
+def _remember(memory: OrderedDict[bytes, _Value], digest: bytes, value: _Value, capacity: int) -> None:
+    memory[digest] = value
+    memory.move_to_end(digest)
+    if len(memory) > capacity:
+        memory.popitem(last=False)

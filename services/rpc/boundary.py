@@ -1,0 +1,142 @@
+"""The edge of every gRPC server: who may call which RPC, and how an error leaves.
+
+The table of roles is the only place where that is decided; a method that is not in it is refused, so that a new RPC is
+closed until somebody thinks about it.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import enum
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+import grpc
+
+from services.core.errors import Reason, ServiceError
+from services.core.principal import Principal, Role
+from services.rpc.channel import credential_of
+from services.rpc.status import abort
+
+log = logging.getLogger(__name__)
+
+Handler = Any  # grpc.RpcMethodHandler has no public type for its four kinds of behaviour.
+
+
+class Open(enum.Enum):
+    """For methods that need no role."""
+
+    TO_ALL = "to all"
+    """The method judges credentials itself, or shows nothing that needs one."""
+
+
+Access = Mapping[str, frozenset[Role] | Open]
+"""Who may call a method, by its full name: `/weft.auth.v1.AuthService/CreateKey`."""
+
+HEALTH_AND_REFLECTION: Access = {
+    "/grpc.health.v1.Health/Check": Open.TO_ALL,
+    "/grpc.health.v1.Health/Watch": Open.TO_ALL,
+    "/grpc.health.v1.Health/List": Open.TO_ALL,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Open.TO_ALL,
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": Open.TO_ALL,
+}
+
+_caller: contextvars.ContextVar[Principal] = contextvars.ContextVar("caller")
+
+
+def caller() -> Principal:
+    """Who calls the RPC that is being served. Only inside methods that need a role."""
+    return _caller.get()
+
+
+class Authenticator(Protocol):
+    """Tells whose a credential is."""
+
+    async def authenticate(self, credential: str | None) -> Principal:
+        """Raises CREDENTIAL_MISSING, CREDENTIAL_INVALID, CREDENTIAL_EXPIRED or AUTH_UNAVAILABLE."""
+
+
+class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc, unused-ignore]
+    """Authenticates, checks roles, and turns what the handlers raise into status."""
+
+    def __init__(self, access: Access, authenticator: Authenticator) -> None:
+        self._access = {**HEALTH_AND_REFLECTION, **access}
+        self._authenticator = authenticator
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        """Puts the checks around whatever handler serves the method."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = handler_call_details.method
+        credential = credential_of(handler_call_details.invocation_metadata)
+
+        async def admit() -> None:
+            allowed = self._access.get(method)
+            if allowed is Open.TO_ALL:
+                return
+            principal = await self._authenticator.authenticate(credential)
+            if allowed is None:
+                raise ServiceError(Reason.ACTION_FORBIDDEN, f"{method} is closed.")
+            principal.require(*allowed, action=f"{method.rpartition('/')[2]}")
+            _caller.set(principal)
+
+        if handler.response_streaming:
+            return _replace(handler, _streaming(_behaviour(handler), admit, method))
+        return _replace(handler, _unary(_behaviour(handler), admit, method))
+
+
+def _unary(behaviour: Any, admit: Callable[[], Awaitable[None]], method: str) -> Any:
+    async def serve(request: Any, context: Any) -> Any:
+        try:
+            await admit()
+            return await behaviour(request, context)
+        except ServiceError as error:
+            await abort(context, error)
+        except grpc.aio.AbortError:
+            raise
+        except Exception:
+            log.exception("an unexpected error ended an RPC", extra={"method": method})
+            await abort(context, ServiceError(Reason.INTERNAL))
+
+    return serve
+
+
+def _streaming(behaviour: Any, admit: Callable[[], Awaitable[None]], method: str) -> Any:
+    async def serve(request: Any, context: Any) -> AsyncIterator[Any]:
+        try:
+            await admit()
+            answer = behaviour(request, context)
+            if hasattr(answer, "__aiter__"):
+                async for message in answer:
+                    yield message
+            else:  # a handler that reads and writes by its context
+                await answer
+        except ServiceError as error:
+            await abort(context, error)
+        except grpc.aio.AbortError:
+            raise
+        except Exception:
+            log.exception("an unexpected error ended an RPC", extra={"method": method})
+            await abort(context, ServiceError(Reason.INTERNAL))
+
+    return serve
+
+
+def _behaviour(handler: Handler) -> Any:
+    return handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+
+
+def _replace(handler: Handler, behaviour: Any) -> Handler:
+    make = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }[handler.request_streaming, handler.response_streaming]
+    return make(behaviour, handler.request_deserializer, handler.response_serializer)

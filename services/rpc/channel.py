@@ -1,0 +1,57 @@
+"""gRPC channels and servers, with the options that all of Weft shares."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import grpc
+
+MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
+"""The same on both sides: gRPC's own default lets a server receive only 4 MiB, and refuses in mid-call."""
+
+_COMMON: Final = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # The calls inside a session have their own pings; these keep the middleboxes on the way from forgetting the
+    # connection. Five minutes is the least that servers and proxies accept unasked: sooner, and they answer GOAWAY.
+    ("grpc.keepalive_time_ms", 300_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+)
+CHANNEL_OPTIONS: Final = (
+    *_COMMON,
+    # Inside the mesh, a proxy in the environment is always somebody else's.
+    ("grpc.enable_http_proxy", 0),
+    # The default waits up to two minutes between attempts; a router that comes back is to be found within a second.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+SERVER_OPTIONS: Final = (
+    *_COMMON,
+    # By default two servers can share a port unnoticed, and half the calls reach the wrong one.
+    ("grpc.so_reuseport", 0),
+)
+
+
+def dial(address: str) -> grpc.aio.Channel:
+    """A channel inside the mesh. It connects when it is first used."""
+    return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+
+
+def bearer(credential: str) -> tuple[tuple[str, str], ...]:
+    """The metadata that carries a credential."""
+    return (("authorization", f"Bearer {credential}"),)
+
+
+def credential_of(metadata: object) -> str | None:
+    """The credential in a call's metadata, None if it has none."""
+    for key, value in metadata or ():  # type: ignore[attr-defined]
+        if key == "authorization":
+            return parse_bearer(value)
+    return None
+
+
+def parse_bearer(header: str) -> str | None:
+    """The credential in an `Authorization` header, None if it holds no bearer token (RFC 6750)."""
+    scheme, _, credential = header.partition(" ")
+    return credential.strip() or None if scheme.lower() == "bearer" else None

@@ -1,0 +1,70 @@
+"""A gRPC server as every service runs one: boundary, health, reflection, ordered stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from services.rpc.boundary import Boundary
+from services.rpc.channel import SERVER_OPTIONS
+
+Register = Callable[[grpc.aio.Server], None]
+"""Adds a servicer to a server."""
+
+
+class AddressInUseError(Exception):
+    """Something else listens on the address; the message says what to do."""
+
+
+class GrpcServer:
+    """Serves `services` (full names, for health and reflection) on one address. Health is NOT_SERVING until
+    `set_ready(True)`.
+    """
+
+    def __init__(self, address: str, boundary: Boundary, services: Sequence[str], register: Sequence[Register]) -> None:
+        self._services = ("", *services)
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(interceptors=(boundary,), options=SERVER_OPTIONS)
+        for add in register:
+            add(self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        host = address.rpartition(":")[0]
+        try:
+            self.address = f"{host}:{self._server.add_insecure_port(address)}"
+        except RuntimeError as error:
+            raise AddressInUseError(
+                f"Cannot listen on {address}: it is in use, or not an address of this machine; "
+                "stop what listens there, or choose another address in weft.yaml."
+            ) from error
+
+    async def start(self) -> None:
+        """Begins to serve; not yet ready."""
+        await self.set_ready(False)
+        await self._server.start()
+
+    async def set_ready(self, ready: bool) -> None:
+        """Tells the health service's callers whether to send work here."""
+        status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in self._services:
+            await self._health.set(service, status)
+
+    async def stop(self, grace: float) -> None:
+        """Refuses new RPCs, lets open ones finish for `grace` seconds, then ends them."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace)
+
+
+async def check_health(channel: grpc.aio.Channel, service: str, *, timeout: float) -> bool:
+    """Whether a server says that it is ready. False also when it does not answer within `timeout` seconds."""
+    try:
+        answer = await health_pb2_grpc.HealthStub(channel).Check(
+            health_pb2.HealthCheckRequest(service=service), timeout=timeout
+        )
+    except grpc.RpcError:
+        return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

@@ -1,0 +1,51 @@
+"""The domain's errors as google.rpc.Status with ErrorInfo, RetryInfo and BadRequest (https://google.aip.dev/193)."""
+
+from __future__ import annotations
+
+from typing import NoReturn, Protocol
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from services.core.errors import ServiceError
+from services.rpc.errors import ERROR_METADATA, to_proto
+
+DOMAIN = "weft"
+STATUS_METADATA = "grpc-status-details-bin"
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class _Abortable(Protocol):
+    async def abort(
+        self, code: grpc.StatusCode, details: str, trailing_metadata: tuple[tuple[str, str | bytes], ...]
+    ) -> NoReturn: ...
+
+
+def to_status(error: ServiceError) -> status_pb2.Status:
+    """The error as every gRPC client can read it."""
+    details: list[error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo | error_details_pb2.BadRequest] = [
+        error_details_pb2.ErrorInfo(reason=error.reason.name, domain=DOMAIN)
+    ]
+    if error.retry_after is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(int(error.retry_after * 1000))
+        details.append(retry)
+    if error.param is not None:
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.param, description=error.message)
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    status = status_pb2.Status(code=error.kind.grpc.value, message=error.message)
+    for detail in details:
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status
+
+
+async def abort(context: _Abortable, error: ServiceError) -> NoReturn:
+    """Ends an RPC with the error."""
+    metadata: tuple[tuple[str, str | bytes], ...] = (
+        (STATUS_METADATA, to_status(error).SerializeToString()),
+        (ERROR_METADATA, to_proto(error).SerializeToString()),
+    )
+    await context.abort(_CODES[error.kind.grpc.value], error.message, metadata)
