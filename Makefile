@@ -2,7 +2,6 @@
 # A Python other than the one found is named with PYTHON=…, flags for a command are passed with ARGS=….
 
 BIN := .venv/bin
-CODE := services tests compute_functions bench protos/generate.py
 # Together, so that each check's output comes in one piece; make before 4.0 cannot.
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 export PYTHON
@@ -33,12 +32,12 @@ bench: .venv/.installed ## measure what the mesh adds to a request
 	@exec $(BIN)/python -m bench $(ARGS)
 
 lint: .venv/.installed ## ruff: mistakes and layout
-	$(BIN)/ruff check $(CODE)
-	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
 
 format: .venv/.installed ## let ruff mend what it can
-	$(BIN)/ruff check --fix $(CODE)
-	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
 
 types: .venv/.installed ## mypy, strict
 	$(BIN)/mypy

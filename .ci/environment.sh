@@ -35,8 +35,9 @@ if [ ! -x $venv/bin/python ] || ! fits $venv/bin/python || ! $venv/bin/python -m
 fi
 
 rm -f $mark
-echo "Installing $(grep -c '^[a-zA-Z]' requirements.lock) packages from requirements.lock into $venv (a minute or two, once) …" >&2
-$venv/bin/python -m pip --disable-pip-version-check install --require-hashes --progress-bar on -r requirements.lock >&2
+echo "Installing what requirements.lock names into $venv, once; this takes a minute or two …" >&2
+$venv/bin/python -m pip --disable-pip-version-check install --require-hashes -r requirements.lock |
+  awk '/^Collecting / { print "  " $2; fflush() } /^Installing collected/ { print "  … unpacking them"; fflush() }' >&2
 echo "Installing this checkout …" >&2
 $venv/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e .
 touch $mark
