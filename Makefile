@@ -26,7 +26,7 @@ checks: .venv/.installed
 	@$(MAKE) --no-print-directory --jobs=4 $(SYNC) lint types layers protos-check
 
 test-vllm: .venv/.installed ## the tests against a real vLLM on the CPU; the first time builds it, outside the checkout
-	@python=$$(bash tests/vllm/environment/build.sh | tail -n 1) && WEFT_VLLM_PYTHON=$$python $(BIN)/pytest tests/vllm $(ARGS)
+	@python=$$($(BIN)/python tests/vllm/environment/build.py) && WEFT_VLLM_PYTHON=$$python $(BIN)/pytest tests/vllm $(ARGS)
 
 bench: .venv/.installed ## measure what the mesh adds to a request
 	@exec $(BIN)/python -m bench $(ARGS)
