@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class AuthServiceStub(object):
-    """Judges credentials, and keeps API keys. Every RPC needs a key itself (`authorization: Bearer …`): judging needs the role
-    `service`, keeping keys needs `admin`.
+    """Judges credentials, and keeps API keys. Every RPC needs a key itself (`authorization: Bearer …`): judging needs the
+    role `service`, keeping keys needs `admin`.
     """
 
     def __init__(self, channel):
@@ -74,8 +74,8 @@ class AuthServiceStub(object):
 
 
 class AuthServiceServicer(object):
-    """Judges credentials, and keeps API keys. Every RPC needs a key itself (`authorization: Bearer …`): judging needs the role
-    `service`, keeping keys needs `admin`.
+    """Judges credentials, and keeps API keys. Every RPC needs a key itself (`authorization: Bearer …`): judging needs the
+    role `service`, keeping keys needs `admin`.
     """
 
     def Authenticate(self, request, context):
@@ -174,8 +174,8 @@ def add_AuthServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AuthService(object):
-    """Judges credentials, and keeps API keys. Every RPC needs a key itself (`authorization: Bearer …`): judging needs the role
-    `service`, keeping keys needs `admin`.
+    """Judges credentials, and keeps API keys. Every RPC needs a key itself (`authorization: Bearer …`): judging needs the
+    role `service`, keeping keys needs `admin`.
     """
 
     @staticmethod

@@ -13,8 +13,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AuthServiceStub:
-    """Judges credentials, and keeps API keys. Every RPC needs a key itself (`authorization: Bearer …`): judging needs the role
-    `service`, keeping keys needs `admin`.
+    """Judges credentials, and keeps API keys. Every RPC needs a key itself (`authorization: Bearer …`): judging needs the
+    role `service`, keeping keys needs `admin`.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -34,8 +34,8 @@ class AuthServiceStub:
     """Revokes a key for good. It stays listed."""
 
 class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Judges credentials, and keeps API keys. Every RPC needs a key itself (`authorization: Bearer …`): judging needs the role
-    `service`, keeping keys needs `admin`.
+    """Judges credentials, and keeps API keys. Every RPC needs a key itself (`authorization: Bearer …`): judging needs the
+    role `service`, keeping keys needs `admin`.
     """
 
     @_abc_1.abstractmethod

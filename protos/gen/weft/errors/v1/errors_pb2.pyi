@@ -108,9 +108,9 @@ class _ReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTyp
     """A fault in Weft itself."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
-    """Why Weft refused or ended something. Each reason's HTTP and gRPC status, its OpenAI `type` and `code`, its sentence and an
-    example stand in `services/core/errors.py`; `docs/errors.md` lists them. In `google.rpc.ErrorInfo` the reason stands without
-    its prefix, in the domain `weft`.
+    """Why Weft refused or ended something. Each reason's HTTP and gRPC status, its OpenAI `type` and `code`, its sentence
+    and an example stand in `services/core/errors.py`; `docs/errors.md` lists them. In `google.rpc.ErrorInfo` the reason
+    stands without its prefix, in the domain `weft`.
     """
 
 REASON_UNSPECIFIED: Reason.ValueType  # 0

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class InferenceServiceStub(object):
-    """What a router offers to clients. Every call carries its credential: `authorization: Bearer …` in the metadata, or, inside
-    Multiplex, among the headers of each call.
+    """What a router offers to clients. Every call carries its credential: `authorization: Bearer …` in the metadata, or,
+    inside Multiplex, among the headers of each call.
     """
 
     def __init__(self, channel):
@@ -54,8 +54,8 @@ class InferenceServiceStub(object):
 
 
 class InferenceServiceServicer(object):
-    """What a router offers to clients. Every call carries its credential: `authorization: Bearer …` in the metadata, or, inside
-    Multiplex, among the headers of each call.
+    """What a router offers to clients. Every call carries its credential: `authorization: Bearer …` in the metadata, or,
+    inside Multiplex, among the headers of each call.
     """
 
     def Multiplex(self, request_iterator, context):
@@ -66,8 +66,9 @@ class InferenceServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Infer(self, request, context):
-        """Makes one call with OpenAI's JSON, for any gRPC client: the head first, then the body as it comes. A Weft error, also
-        one in mid-answer, is the RPC's status; an error that vLLM answers is an answer with vLLM's status in its head.
+        """Makes one call with OpenAI's JSON, for any gRPC client: the head first, then the body as it comes. A Weft error,
+        also one in mid-answer, is the RPC's status; an error that vLLM answers is an answer with vLLM's status in its
+        head.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,8 +108,8 @@ def add_InferenceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class InferenceService(object):
-    """What a router offers to clients. Every call carries its credential: `authorization: Bearer …` in the metadata, or, inside
-    Multiplex, among the headers of each call.
+    """What a router offers to clients. Every call carries its credential: `authorization: Bearer …` in the metadata, or,
+    inside Multiplex, among the headers of each call.
     """
 
     @staticmethod

@@ -13,23 +13,24 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class InferenceServiceStub:
-    """What a router offers to clients. Every call carries its credential: `authorization: Bearer …` in the metadata, or, inside
-    Multiplex, among the headers of each call.
+    """What a router offers to clients. Every call carries its credential: `authorization: Bearer …` in the metadata, or,
+    inside Multiplex, among the headers of each call.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Multiplex: _aio.StreamStreamMultiCallable[_inference_pb2.MultiplexRequest, _inference_pb2.MultiplexResponse]
     """Carries many calls over one stream, as frames. The facade speaks this; the client opens calls, the router answers."""
     Infer: _aio.UnaryStreamMultiCallable[_inference_pb2.InferRequest, _inference_pb2.InferResponse]
-    """Makes one call with OpenAI's JSON, for any gRPC client: the head first, then the body as it comes. A Weft error, also
-    one in mid-answer, is the RPC's status; an error that vLLM answers is an answer with vLLM's status in its head.
+    """Makes one call with OpenAI's JSON, for any gRPC client: the head first, then the body as it comes. A Weft error,
+    also one in mid-answer, is the RPC's status; an error that vLLM answers is an answer with vLLM's status in its
+    head.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]
     """Lists the models that the caller may use."""
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What a router offers to clients. Every call carries its credential: `authorization: Bearer …` in the metadata, or, inside
-    Multiplex, among the headers of each call.
+    """What a router offers to clients. Every call carries its credential: `authorization: Bearer …` in the metadata, or,
+    inside Multiplex, among the headers of each call.
     """
 
     @_abc_1.abstractmethod
@@ -46,8 +47,9 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.InferRequest,
         context: _aio.ServicerContext[_inference_pb2.InferRequest, _abc.AsyncIterator[_inference_pb2.InferResponse]],
     ) -> _abc.AsyncIterator[_inference_pb2.InferResponse]:
-        """Makes one call with OpenAI's JSON, for any gRPC client: the head first, then the body as it comes. A Weft error, also
-        one in mid-answer, is the RPC's status; an error that vLLM answers is an answer with vLLM's status in its head.
+        """Makes one call with OpenAI's JSON, for any gRPC client: the head first, then the body as it comes. A Weft error,
+        also one in mid-answer, is the RPC's status; an error that vLLM answers is an answer with vLLM's status in its
+        head.
         """
 
     @_abc_1.abstractmethod

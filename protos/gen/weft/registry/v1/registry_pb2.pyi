@@ -869,8 +869,8 @@ class WatchRequest(message.Message):
 
     REVISION_FIELD_NUMBER: builtins.int
     revision: builtins.str
-    """The revision that the watcher has, from the last response it saw; empty means none. If nothing has happened since, the
-    first response is not a snapshot but empty.
+    """The revision that the watcher has, from the last response it saw; empty means none. If nothing has happened since,
+    the first response is not a snapshot but empty.
     """
     def __init__(
         self,

@@ -251,8 +251,8 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Watch(self, request, context):
-        """Gives the whole catalogue, then every change as it happens. A watcher that falls behind, or that returns after a break, gets
-        the whole again.
+        """Gives the whole catalogue, then every change as it happens. A watcher that falls behind, or that returns after a
+        break, gets the whole again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

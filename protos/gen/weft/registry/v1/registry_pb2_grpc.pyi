@@ -51,8 +51,8 @@ class RegistryServiceStub:
     Apply: _aio.UnaryUnaryMultiCallable[_registry_pb2.ApplyRequest, _registry_pb2.ApplyResponse]
     """Makes or replaces many resources at once, all or none: what an import does."""
     Watch: _aio.UnaryStreamMultiCallable[_registry_pb2.WatchRequest, _registry_pb2.WatchResponse]
-    """Gives the whole catalogue, then every change as it happens. A watcher that falls behind, or that returns after a break, gets
-    the whole again.
+    """Gives the whole catalogue, then every change as it happens. A watcher that falls behind, or that returns after a
+    break, gets the whole again.
     """
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -200,8 +200,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.WatchRequest,
         context: _aio.ServicerContext[_registry_pb2.WatchRequest, _abc.AsyncIterator[_registry_pb2.WatchResponse]],
     ) -> _abc.AsyncIterator[_registry_pb2.WatchResponse]:
-        """Gives the whole catalogue, then every change as it happens. A watcher that falls behind, or that returns after a break, gets
-        the whole again.
+        """Gives the whole catalogue, then every change as it happens. A watcher that falls behind, or that returns after a
+        break, gets the whole again.
         """
 
 def add_RegistryServiceServicer_to_server(servicer: RegistryServiceServicer, server: _aio.Server) -> None: ...

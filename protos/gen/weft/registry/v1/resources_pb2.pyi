@@ -443,8 +443,8 @@ class Limits(message.Message):
 
 @typing.final
 class Route(message.Message):
-    """The public name of a model, and the endpoints that may serve it. A model that an endpoint serves under its own name needs
-    no route: the name is then a route to every endpoint that serves it. A route with targets replaces that.
+    """The public name of a model, and the endpoints that may serve it. A model that an endpoint serves under its own name
+    needs no route: the name is then a route to every endpoint that serves it. A route with targets replaces that.
     """
 
     DESCRIPTOR: descriptor.Descriptor

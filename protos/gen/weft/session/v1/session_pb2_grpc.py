@@ -70,15 +70,16 @@ class SessionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RenewToken(self, request, context):
-        """Exchanges a session token that is still good (`authorization: Bearer …`) for a fresh one. The open session of that instance then
-        lasts as long as the fresh one.
+        """Exchanges a session token that is still good (`authorization: Bearer …`) for a fresh one. The open session of that
+        instance then lasts as long as the fresh one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Connect(self, request_iterator, context):
-        """Attaches a worker, which shows its session token (`authorization: Bearer …`). The router opens calls, the worker answers them.
+        """Attaches a worker, which shows its session token (`authorization: Bearer …`). The router opens calls, the worker
+        answers them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -21,11 +21,13 @@ class SessionServiceStub:
     instance.
     """
     RenewToken: _aio.UnaryUnaryMultiCallable[_session_pb2.RenewTokenRequest, _session_pb2.RenewTokenResponse]
-    """Exchanges a session token that is still good (`authorization: Bearer …`) for a fresh one. The open session of that instance then
-    lasts as long as the fresh one.
+    """Exchanges a session token that is still good (`authorization: Bearer …`) for a fresh one. The open session of that
+    instance then lasts as long as the fresh one.
     """
     Connect: _aio.StreamStreamMultiCallable[_session_pb2.ConnectRequest, _session_pb2.ConnectResponse]
-    """Attaches a worker, which shows its session token (`authorization: Bearer …`). The router opens calls, the worker answers them."""
+    """Attaches a worker, which shows its session token (`authorization: Bearer …`). The router opens calls, the worker
+    answers them.
+    """
     ListSessions: _aio.UnaryUnaryMultiCallable[_session_pb2.ListSessionsRequest, _session_pb2.ListSessionsResponse]
     """Lists the workers that are attached to this router, for administrators."""
 
@@ -48,8 +50,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.RenewTokenRequest,
         context: _aio.ServicerContext[_session_pb2.RenewTokenRequest, _abc.Awaitable[_session_pb2.RenewTokenResponse]],
     ) -> _abc.Awaitable[_session_pb2.RenewTokenResponse]:
-        """Exchanges a session token that is still good (`authorization: Bearer …`) for a fresh one. The open session of that instance then
-        lasts as long as the fresh one.
+        """Exchanges a session token that is still good (`authorization: Bearer …`) for a fresh one. The open session of that
+        instance then lasts as long as the fresh one.
         """
 
     @_abc_1.abstractmethod
@@ -58,7 +60,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _abc.AsyncIterator[_session_pb2.ConnectRequest],
         context: _aio.ServicerContext[_abc.AsyncIterator[_session_pb2.ConnectRequest], _abc.AsyncIterator[_session_pb2.ConnectResponse]],
     ) -> _abc.AsyncIterator[_session_pb2.ConnectResponse]:
-        """Attaches a worker, which shows its session token (`authorization: Bearer …`). The router opens calls, the worker answers them."""
+        """Attaches a worker, which shows its session token (`authorization: Bearer …`). The router opens calls, the worker
+        answers them.
+        """
 
     @_abc_1.abstractmethod
     def ListSessions(
