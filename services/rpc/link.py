@@ -1,0 +1,151 @@
+"""Gives a `Mux` its stream, its tasks and its clock: reads, writes in few messages, and notices a dead peer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import grpc
+
+from services.core.errors import Reason, ServiceError
+from services.core.inference import Inference
+from services.rpc.limits import DEFAULT_LIMITS, MuxLimits, ProtocolViolationError
+from services.rpc.mux import Mux, SessionEvents
+
+log = logging.getLogger(__name__)
+
+
+class MessageStream(Protocol):
+    """A bidirectional gRPC stream, from either side: grpc.aio's call objects and servicer contexts."""
+
+    async def read(self) -> Any:
+        """The next message; `grpc.aio.EOF` at the end."""
+
+    async def write(self, message: Any) -> None:
+        """Sends a message."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkTiming:
+    """In seconds.
+
+    `flush_interval`: grpc.aio costs about 65 µs a message whatever it holds, so messages are kept this far apart, and
+    frames gather in between. A frame that comes later than that after the last message goes out at once: an idle stream
+    adds no delay. `ping_interval`: after so long without a sign of life from the peer it is asked for one.
+    `dead_after`: after so long without one it is taken for dead. Well above a second: a starved machine is not a dead
+    one.
+    """
+
+    flush_interval: float = 0.001
+    eager_calls: int = 8
+    ping_interval: float = 2.0
+    dead_after: float = 6.0
+
+
+DEFAULT_TIMING: Final = LinkTiming()
+
+_FAREWELL: Final = 1.0
+"""Seconds that the last message, which says why the stream ends, may take."""
+
+_BROKEN: Final = (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.InternalError, grpc.aio.UsageError)
+"""What grpc.aio raises from a stream that is gone, according to where it was at the time."""
+
+
+class Link:
+    """One end of a multiplexed stream, alive: `mux` is ready at once, and `run` carries it until the stream ends."""
+
+    def __init__(
+        self,
+        *,
+        agent: str,
+        message: type[Any],
+        events: SessionEvents,
+        serves: Inference | None = None,
+        limits: MuxLimits = DEFAULT_LIMITS,
+        timing: LinkTiming = DEFAULT_TIMING,
+        lost: Reason = Reason.WORKER_LOST,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._message = message
+        self._timing = timing
+        self._lost = lost
+        self._woken = asyncio.Event()
+        self._last_read = self._loop.time()
+        self.mux = Mux(
+            agent=agent,
+            wake=self._woken.set,
+            defer=self._loop.call_soon,
+            events=events,
+            serves=serves,
+            limits=limits,
+        )
+
+    async def run(self, stream: MessageStream) -> ServiceError:
+        """Carries frames until either end has had enough; returns why. Every open call has then been ended."""
+        reader = self._loop.create_task(self._read(stream))
+        writer = self._loop.create_task(self._write(stream))
+        watch = self._loop.create_task(self._watch())
+        why = ServiceError(self._lost)
+        try:
+            done, _ = await asyncio.wait((reader, writer, watch), return_when=asyncio.FIRST_COMPLETED)
+            why = next(iter(done)).result()
+        except _BROKEN:
+            pass  # `why` says so already.
+        finally:
+            self.mux.close(why)
+            await asyncio.wait((writer,), timeout=_FAREWELL)
+            for task in (reader, writer, watch):
+                task.cancel()
+            await asyncio.gather(reader, writer, watch, return_exceptions=True)
+        return why
+
+    async def _read(self, stream: MessageStream) -> ServiceError:
+        mux = self.mux
+        while (message := await stream.read()) is not grpc.aio.EOF:
+            self._last_read = self._loop.time()
+            try:
+                mux.receive(message.frames)
+            except ProtocolViolationError as violation:
+                log.warning("a peer broke the session protocol: %s", violation)
+                error = ServiceError(Reason.PROTOCOL_VIOLATION, f"The peer broke the session protocol: {violation}.")
+                mux.tell_why(error)
+                return error
+            if mux.closed is not None:
+                return mux.closed
+        return ServiceError(self._lost)
+
+    async def _write(self, stream: MessageStream) -> ServiceError:
+        mux, woken, timing = self.mux, self._woken, self._timing
+        last = 0.0
+        while mux.closed is None:
+            await woken.wait()
+            early = last + timing.flush_interval - self._loop.time()
+            if early > 0 and mux.open_calls > timing.eager_calls and mux.closed is None:
+                await asyncio.sleep(early)
+            woken.clear()
+            last = self._loop.time()
+            message = self._message()
+            mux.take(message.frames)
+            if mux.pending:
+                woken.set()
+            if message.frames:
+                await stream.write(message)
+        return mux.closed
+
+    async def _watch(self) -> ServiceError:
+        timing = self._timing
+        tick = timing.ping_interval / 2
+        nonce = 0
+        while True:
+            before = self._loop.time()
+            await asyncio.sleep(tick)
+            # Time that this process itself was not given, on a starved machine, says nothing about the peer.
+            self._last_read += max(0.0, self._loop.time() - before - 2 * tick)
+            silence = self._loop.time() - self._last_read
+            if silence >= timing.dead_after:
+                return ServiceError(self._lost, f"The peer gave no sign of life for {silence:.0f} s.")
+            if silence >= timing.ping_interval:
+                nonce += 1
+                self.mux.ping(nonce)
