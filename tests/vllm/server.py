@@ -1,0 +1,120 @@
+"""A real vLLM server as a subprocess."""
+
+import http.client
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tests.vllm.processes import Deadline, Process, free_port
+
+START_SECONDS = 240  # 25 to 50 s on two idle cores; far more when they are shared.
+
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+    # Without it the first request for logprobs waits 20 s for torch.compile.
+    "TORCHDYNAMO_DISABLE": "1",
+}
+OPTIONS = [
+    # bfloat16 dies with an illegal instruction on CPUs whose AMX is announced and not usable.
+    *("--dtype", "float32"),
+    # Small blocks, so that short prompts are found in the prefix cache.
+    *("--block-size", "32"),
+    *("--num-gpu-blocks-override", "1024"),
+    *("--max-num-seqs", "32"),
+    "--enforce-eager",
+]
+CHAT_OPTIONS = [
+    *("--max-model-len", "8192"),
+    "--enable-auto-tool-choice",
+    *("--tool-call-parser", "hermes"),
+    "--enable-prompt-tokens-details",
+    "--trust-request-chat-template",
+]
+EMBED_OPTIONS = ["--runner", "pooling", "--max-model-len", "512"]
+
+
+def serve_command(python: Path, model: Path, name: str, options: Sequence[str]) -> list[str]:
+    """The command line of a vLLM that serves the model in folder `model` as `name`; where it listens is not in it."""
+    vllm = str(python.with_name("vllm"))
+    return [vllm, "serve", str(model), "--served-model-name", name, *OPTIONS, *options]
+
+
+class VllmServer:
+    """One vLLM server, on a port of loopback or a unix socket. `start` returns at once, `ready` waits."""
+
+    def __init__(self, command: Sequence[str], model: str, log: Path, unix_socket: Path | None = None) -> None:
+        self.model = model
+        self.log = log
+        self.port = free_port()
+        self.url = f"unix://{unix_socket}" if unix_socket else f"http://127.0.0.1:{self.port}"
+        where = ["--uds", str(unix_socket)] if unix_socket else ["--host", "127.0.0.1", "--port", str(self.port)]
+        self._command = [*command, *where]
+        self._unix_socket = unix_socket
+        self._process: Process | None = None
+
+    def start(self) -> None:
+        self._process = Process(self._command, self.log, ENVIRONMENT)
+
+    @property
+    def process(self) -> Process:
+        assert self._process is not None, "start the server first"
+        return self._process
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.alive
+
+    def ready(self) -> None:
+        for _ in Deadline(START_SECONDS, f"vLLM is up ({self.log})"):
+            if not self.alive:
+                raise AssertionError(f"vLLM ended at start\n{self.process.tail()}")
+            if self._unix_socket is not None and self._unix_socket.exists():
+                return
+            if self._unix_socket is None and answers(self.url):
+                return
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.stop()
+
+    def gauge(self, name: str) -> float:
+        """The value of vLLM's metric `name`, such as `vllm:num_requests_running`."""
+        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=30)
+        try:
+            connection.request("GET", "/metrics")
+            text = connection.getresponse().read().decode()
+        finally:
+            connection.close()
+        found = re.search(rf"^{re.escape(name)}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
+        assert found is not None, f"vLLM has no metric {name}"
+        return float(found[1])
+
+    @property
+    def running(self) -> float:
+        return self.gauge("vllm:num_requests_running") + self.gauge("vllm:num_requests_waiting")
+
+    @property
+    def generated(self) -> float:
+        return self.gauge("vllm:generation_tokens_total")
+
+
+def answers(url: str, path: str = "/health") -> bool:
+    """Whether `url` answers `path` with 200."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=5)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == http.client.OK
+    except OSError:
+        return False
+    finally:
+        connection.close()
