@@ -11,6 +11,7 @@ import grpc
 
 from services.core.errors import Reason, ServiceError
 from services.core.inference import Inference
+from services.rpc.errors import from_rpc_error
 from services.rpc.limits import DEFAULT_LIMITS, MuxLimits, ProtocolViolationError
 from services.rpc.mux import Mux, SessionEvents
 
@@ -49,8 +50,8 @@ DEFAULT_TIMING: Final = LinkTiming()
 _FAREWELL: Final = 1.0
 """Seconds that the last message, which says why the stream ends, may take."""
 
-_BROKEN: Final = (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.InternalError, grpc.aio.UsageError)
-"""What grpc.aio raises from a stream that is gone, according to where it was at the time."""
+_BROKEN: Final = (asyncio.InvalidStateError, grpc.aio.InternalError, grpc.aio.UsageError)
+"""What grpc.aio raises, beside RpcError, from a stream that is gone."""
 
 
 class Link:
@@ -73,6 +74,8 @@ class Link:
         self._lost = lost
         self._woken = asyncio.Event()
         self._last_read = self._loop.time()
+        self._writing = False
+        self._moved = asyncio.Event()
         self.mux = Mux(
             agent=agent,
             wake=self._woken.set,
@@ -81,6 +84,17 @@ class Link:
             serves=serves,
             limits=limits,
         )
+
+    @property
+    def idle(self) -> bool:
+        """Whether no call is open and every frame has been written."""
+        return not (self.mux.open_calls or self.mux.pending or self._writing)
+
+    async def settle(self) -> None:
+        """Waits until the link is idle, or its stream is gone."""
+        while not self.idle and self.mux.closed is None:
+            self._moved.clear()
+            await self._moved.wait()
 
     async def run(self, stream: MessageStream) -> ServiceError:
         """Carries frames until either end has had enough; returns why. Every open call has then been ended."""
@@ -91,10 +105,13 @@ class Link:
         try:
             done, _ = await asyncio.wait((reader, writer, watch), return_when=asyncio.FIRST_COMPLETED)
             why = next(iter(done)).result()
+        except grpc.RpcError as error:
+            why = from_rpc_error(error, unavailable=self._lost)
         except _BROKEN:
             pass  # `why` says so already.
         finally:
             self.mux.close(why)
+            self._moved.set()
             await asyncio.wait((writer,), timeout=_FAREWELL)
             for task in (reader, writer, watch):
                 task.cancel()
@@ -112,6 +129,7 @@ class Link:
                 error = ServiceError(Reason.PROTOCOL_VIOLATION, f"The peer broke the session protocol: {violation}.")
                 mux.tell_why(error)
                 return error
+            self._moved.set()
             if mux.closed is not None:
                 return mux.closed
         return ServiceError(self._lost)
@@ -131,7 +149,10 @@ class Link:
             if mux.pending:
                 woken.set()
             if message.frames:
+                self._writing = True
                 await stream.write(message)
+                self._writing = False
+                self._moved.set()
         return mux.closed
 
     async def _watch(self) -> ServiceError:

@@ -1,0 +1,125 @@
+"""Time is bounded three ways: to the first byte of an answer, between two bytes, and in total."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from services.core.errors import Reason, ServiceError
+
+HOP: Final = 1.0
+"""Seconds by which each hop's bounds are shorter than those of the hop before, so that the inner one reports."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """In seconds."""
+
+    first_byte: float = 600.0
+    stall: float = 120.0
+    total: float = 3600.0
+
+    def inner(self) -> Bounds:
+        """The bounds of the next hop: a little shorter, so that it is the one that reports."""
+        first_byte, stall, total = (
+            max(bound - HOP, bound * 0.9) for bound in (self.first_byte, self.stall, self.total)
+        )
+        return Bounds(first_byte, stall, total)
+
+    def within(self, total: float | None, first_byte: float | None) -> Bounds:
+        """These bounds, or the caller's where those are shorter."""
+        if total is None and first_byte is None:
+            return self
+        return Bounds(
+            min(self.first_byte, first_byte or self.first_byte), self.stall, min(self.total, total or self.total)
+        )
+
+
+class Timer(Protocol):
+    """A timer that can be called off."""
+
+    def cancel(self) -> None:
+        """Calls it off."""
+
+
+class Scheduler(Protocol):
+    """What a watchdog needs of an event loop."""
+
+    def time(self) -> float:
+        """The loop's clock, in seconds."""
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
+        """Calls back at that time."""
+
+
+class Watchdog:
+    """Watches one call, and calls `expired` with the error, once, when a bound is passed.
+
+    One timer per call, set again only when it fires: a byte costs no more than a note of the time.
+    """
+
+    __slots__ = ("_bounds", "_expired", "_first", "_last", "_paused", "_scheduler", "_started", "_timer")
+
+    def __init__(self, scheduler: Scheduler, bounds: Bounds, expired: Callable[[ServiceError], None]) -> None:
+        self._scheduler = scheduler
+        self._bounds = bounds
+        self._expired = expired
+        self._started = self._last = scheduler.time()
+        self._first = False
+        self._paused = False
+        self._timer = scheduler.call_at(self._due(), self._fire)
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left in total."""
+        return self._started + self._bounds.total - self._scheduler.time()
+
+    @property
+    def first_byte_remaining(self) -> float:
+        """Seconds left to the first byte."""
+        return self._started + self._bounds.first_byte - self._scheduler.time()
+
+    def touch(self) -> None:
+        """A byte of the answer's body came."""
+        self._last = self._scheduler.time()
+        if not self._first:
+            # The bound to the first byte may be shorter or longer than that between bytes.
+            self._first = True
+            self._reset()
+
+    def pause(self, paused: bool) -> None:
+        """While the receiver grants no credit, silence is its own doing, and only the total bound holds."""
+        if paused is not self._paused:
+            self._paused = paused
+            self._last = self._scheduler.time()
+            if not paused:
+                self._reset()
+
+    def close(self) -> None:
+        """The call has ended."""
+        self._timer.cancel()
+
+    def _reset(self) -> None:
+        self._timer.cancel()
+        self._timer = self._scheduler.call_at(self._due(), self._fire)
+
+    def _due(self) -> float:
+        total = self._started + self._bounds.total
+        if not self._first:
+            return min(total, self._started + self._bounds.first_byte)
+        return total if self._paused else min(total, self._last + self._bounds.stall)
+
+    def _fire(self) -> None:
+        now = self._scheduler.time()
+        bounds = self._bounds
+        if now < self._due():
+            self._reset()
+        elif now >= self._started + bounds.total:
+            self._expired(ServiceError(Reason.TOTAL_TIMEOUT, f"The call took longer than {bounds.total:g} s in total."))
+        elif not self._first:
+            message = f"No first byte of the answer came within {bounds.first_byte:g} s."
+            self._expired(ServiceError(Reason.FIRST_BYTE_TIMEOUT, message))
+        else:
+            message = f"The answer stalled: no byte came for {bounds.stall:g} s."
+            self._expired(ServiceError(Reason.STALL_TIMEOUT, message))

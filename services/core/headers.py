@@ -1,0 +1,43 @@
+"""Which headers travel: outwards, only those on a list, so that a client's credentials never reach a worker or a
+provider.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from services.core.errors import Reason, ServiceError
+from services.core.inference import Headers
+
+TO_UPSTREAM: Final = frozenset(
+    {
+        "accept",
+        "anthropic-beta",
+        "anthropic-version",
+        "content-type",
+        "traceparent",
+        "tracestate",
+        "x-request-id",
+    }
+)
+"""Request headers that reach a worker, its vLLM, or an HTTP endpoint."""
+
+TO_ROUTER: Final = TO_UPSTREAM | {"authorization"}
+"""Request headers that the facade hands to the router, where the credential stops."""
+
+TO_CLIENT: Final = frozenset({"content-type", "content-length", "retry-after", "x-request-id"})
+"""Answer headers that reach the client."""
+
+# RFC 9110, 5.5: visible characters, spaces and tabs. A line break here would let a gRPC client write headers of its own
+# into the HTTP request that the worker sends.
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\U0010ffff]*")
+
+
+def select(headers: Headers, allowed: frozenset[str]) -> Headers:
+    """Those headers that are on the list. Raises HEADER_INVALID for a value that no header can have."""
+    selected = tuple([header for header in headers if header[0] in allowed])
+    for name, value in selected:
+        if _VALUE.fullmatch(value) is None:
+            raise ServiceError(Reason.HEADER_INVALID, f"The header '{name}' holds a character that no header can have.")
+    return selected

@@ -1,0 +1,1 @@
+"""The process beside one vLLM: it dials routers, and answers their calls. Needs the base dependencies alone."""

@@ -1,0 +1,139 @@
+"""`weft worker`: read with argparse, because the command line's own libraries are not in the base dependencies."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from services.core.deadlines import Bounds
+from services.core.errors import ServiceError
+from services.core.names import endpoint_name
+from services.worker.config import WorkerConfig, default_home
+from services.worker.launch import free_port
+from services.worker.main import WorkerKeyError, serve
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs a worker; returns the exit status."""
+    try:
+        config, log_level = parse(argv)
+        _set_up_logging(log_level)
+        asyncio.run(_run(config))
+    except (ServiceError, WorkerKeyError) as error:
+        print(f"weft worker: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"weft worker: {error.filename or ''} {error.strerror}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _run(config: WorkerConfig) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stop_or_quit, stopping)
+    await serve(config, stopping)
+
+
+def _stop_or_quit(stopping: asyncio.Event) -> None:
+    """The first signal drains; a second one, from somebody in a hurry, cancels everything."""
+    if stopping.is_set():
+        for task in asyncio.all_tasks():
+            task.cancel()
+    stopping.set()
+
+
+def parse(argv: Sequence[str]) -> tuple[WorkerConfig, str]:
+    """Reads the command line. Raises ARGUMENT_INVALID, or exits as argparse does."""
+    options = _parser().parse_args(argv)
+    endpoint_name(options.endpoint, param="--endpoint")
+    url, command = options.vllm_url, tuple(shlex.split(options.vllm_command or ""))
+    if command and not url:
+        port = free_port()
+        url = f"http://127.0.0.1:{port}"
+        if not any("{port}" in word for word in command):
+            _parser().error("--vllm-command must contain {port}, or --vllm-url must tell where its server will listen")
+        command = tuple(word.replace("{port}", str(port)) for word in command)
+    if not url:
+        _parser().error("give --vllm-url, --vllm-command, or both")
+    if not url.startswith(("http://", "https://", "unix:")):
+        _parser().error(f"--vllm-url must begin with http://, https:// or unix:, not {url!r}")
+    config = WorkerConfig(
+        routers=tuple(options.router or ["127.0.0.1:7000"]),
+        endpoint=options.endpoint,
+        key_file=options.key_file or default_home() / "worker.key",
+        vllm_url=url,
+        vllm_command=command,
+        vllm_log=options.vllm_log,
+        max_calls=options.max_calls,
+        grace=options.grace,
+        bounds=Bounds(options.first_byte_timeout, options.stall_timeout, options.total_timeout).inner(),
+    )
+    return config, options.log_level
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="weft worker",
+        description="Attaches one vLLM to the mesh: dials the routers, which then send it calls.",
+    )
+    add = parser.add_argument
+    add("--vllm-url", metavar="URL", help="the vLLM to attach: http://host:port or unix:/path/to/socket")
+    add(
+        "--vllm-command",
+        metavar="COMMAND",
+        help="launch this vLLM and keep it running; {port} stands for a free port, unless --vllm-url is given too",
+    )
+    add("--vllm-log", metavar="FILE", type=Path, help="where the launched vLLM's output goes (default: with ours)")
+    add("--router", metavar="HOST:PORT", action="append", help="a router; may be repeated (default: 127.0.0.1:7000)")
+    add(
+        "--endpoint",
+        metavar="NAME",
+        default="clusters/local/endpoints/vllm",
+        help="the endpoint to serve (default: %(default)s)",
+    )
+    add("--key-file", metavar="FILE", type=Path, help="the worker's key (default: $WEFT_HOME/worker.key)")
+    add("--max-calls", metavar="N", type=_positive(int), default=1024, help="calls at once (default: %(default)s)")
+    for name, default, text in (
+        ("--grace", 30.0, "for open calls to finish after SIGTERM"),
+        ("--first-byte-timeout", 600.0, "to the first byte of an answer"),
+        ("--stall-timeout", 120.0, "between two bytes of an answer"),
+        ("--total-timeout", 3600.0, "for a whole answer"),
+    ):
+        add(name, metavar="SECONDS", type=_positive(float), default=default, help=f"{text} (default: %(default)s)")
+    add("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="(default: %(default)s)")
+    return parser
+
+
+class _positive:  # noqa: N801 - argparse shows the name of a type in its errors
+    """A number above zero, for argparse."""
+
+    def __init__(self, number: type[int] | type[float]) -> None:
+        self._number = number
+
+    def __call__(self, text: str) -> int | float:
+        with contextlib.suppress(ValueError):
+            if (value := self._number(text)) > 0:
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above zero")
+
+
+def _set_up_logging(level: str) -> None:
+    logging.basicConfig(
+        level=os.environ.get("WEFT_LOG_LEVEL", level).upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
