@@ -1,0 +1,42 @@
+"""How a service of the server side runs: its logging, its metrics, uvloop, then its life."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import uvloop
+
+from services.rpc.server import AddressInUseError
+from services.runtime.lifecycle import EXPLAINED, Serve, run
+from services.runtime.logging import LogConfig, set_up_logging
+from services.runtime.metrics import MetricsConfig, serving_metrics
+from services.runtime.process import Process
+from services.runtime.readiness import Announcer
+
+
+def run_service(
+    name: str,
+    serve: Serve,
+    *,
+    home: Path,
+    log: LogConfig,
+    metrics: MetricsConfig,
+    grace: float = 30.0,
+    ready_fd: int | None = None,
+) -> int:
+    """Serves until told to stop, and gives the process's exit code.
+
+    `metrics.port` is this process's own. `grace` is in seconds. `ready_fd` is an inherited pipe to announce on.
+    """
+    set_up_logging(name, log)
+    with serving_metrics(metrics.host, metrics.port) as address:
+        announcer = Announcer(home, ready_fd=ready_fd, metrics=address)
+        process = Process(home=home, ready=announcer.ready, grace=grace)
+        return run(
+            name,
+            serve,
+            announcer,
+            process,
+            loop_factory=uvloop.new_event_loop,
+            explained=(*EXPLAINED, AddressInUseError),
+        )
