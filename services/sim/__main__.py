@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import MISSING, fields
 
 from services.sim.config import SimConfig
@@ -25,8 +26,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main() -> None:
-    arguments = vars(_parser().parse_args())
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = vars(_parser().parse_args(argv))
     models = arguments.pop("models")
     if models:
         arguments["models"] = tuple(models)
