@@ -53,3 +53,14 @@ def unknown_model(model: str, served: tuple[str, ...], *, aliases: bool = True) 
     if not aliases:
         return api_error(404, f"The model `{model}` does not exist.")
     return api_error(404, f"The model `{model}` does not exist. Valid aliases: {', '.join(served)}.", "model")
+
+
+def unauthorized() -> Refusal:
+    """No key, or a wrong one."""
+    return Refusal(401, {"error": "Unauthorized"})
+
+
+def busy() -> Refusal:
+    """As many calls wait as may."""
+    message = "The engine is currently busy and cannot accept new requests."
+    return api_error(503, f"{message} Please try again later or on a different instance.")

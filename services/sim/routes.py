@@ -17,7 +17,7 @@ from services.sim.calls import StreamedCall, WholeCall
 from services.sim.config import SimConfig
 from services.sim.embeddings import embedding_inputs, embedding_json
 from services.sim.engine import Engine, QueueFullError, Sequence
-from services.sim.errors import Refusal, api_error, detail, invalid_field, unknown_model
+from services.sim.errors import Refusal, api_error, busy, detail, invalid_field, unauthorized, unknown_model
 from services.sim.faults import Fault, Faults
 from services.sim.http import JSON, Connection, Request
 from services.sim.metrics import exposition
@@ -25,12 +25,6 @@ from services.sim.render import chat_json, chat_script, completion_json, complet
 from services.sim.words import detokenize, tokenize
 
 Handler = Callable[[Request, Connection], None]
-
-_UNAUTHORIZED = Refusal(401, {"error": "Unauthorized"})
-_BUSY = api_error(
-    503,
-    "The engine is currently busy and cannot accept new requests. Please try again later or on a different instance.",
-)
 
 
 class Routes:
@@ -60,7 +54,7 @@ class Routes:
         methods = self._table.get(request.path)
         try:
             if request.path.startswith("/v1") and not self._authorized(request):
-                raise _UNAUTHORIZED
+                raise unauthorized()
             if methods is None:
                 raise detail(404, "Not Found")
             handler = methods.get(request.method)
@@ -72,11 +66,12 @@ class Routes:
         except Refusal as refusal:
             connection.respond(refusal.status, refusal.body)
         except QueueFullError:
-            connection.respond(503, _BUSY.body)
+            connection.respond(503, busy().body)
 
     def _authorized(self, request: Request) -> bool:
         key = self._config.api_key
-        return key is None or secrets.compare_digest(request.header(b"authorization"), f"Bearer {key}")
+        given = request.headers.get(b"authorization", b"")
+        return key is None or secrets.compare_digest(given, f"Bearer {key}".encode())
 
     # --- calls that take a slot of the engine ---
 
