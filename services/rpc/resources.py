@@ -1,0 +1,216 @@
+"""The catalogue's resources, between `weft.registry.v1` and the domain.
+
+The domain leaves out what only an administrator wants: etags and times.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+
+from weft.registry.v1 import registry_pb2, resources_pb2
+
+from services.core.catalogue import (
+    AccessPolicy,
+    Availability,
+    Backend,
+    Catalogue,
+    Change,
+    Cluster,
+    Deleted,
+    Endpoint,
+    GlobusBackend,
+    GlobusFunction,
+    HttpBackend,
+    Limits,
+    ModelBinding,
+    Route,
+    RouteTarget,
+    SessionBackend,
+)
+
+log = logging.getLogger(__name__)
+
+
+def cluster_to_proto(cluster: Cluster) -> resources_pb2.Cluster:
+    """The cluster as the registry speaks of it."""
+    return resources_pb2.Cluster(
+        name=cluster.name,
+        display_name=cluster.display_name,
+        availability=resources_pb2.Availability.ValueType(cluster.availability.value),
+        notice=cluster.notice,
+        frameworks=cluster.frameworks,
+        operations=cluster.operations,
+        queue_status=_function_to_proto(cluster.queue_status),
+        status_url=cluster.status_url,
+        labels=cluster.labels,
+    )
+
+
+def cluster_from_proto(proto: resources_pb2.Cluster) -> Cluster:
+    """The cluster that the registry spoke of."""
+    return Cluster(
+        name=proto.name,
+        display_name=proto.display_name,
+        availability=_availability(proto.availability),
+        notice=proto.notice,
+        frameworks=tuple(proto.frameworks),
+        operations=tuple(proto.operations),
+        queue_status=_function(proto.queue_status) if proto.HasField("queue_status") else None,
+        status_url=proto.status_url,
+        labels=dict(proto.labels),
+    )
+
+
+def endpoint_to_proto(endpoint: Endpoint) -> resources_pb2.Endpoint:
+    """The endpoint as the registry speaks of it."""
+    proto = resources_pb2.Endpoint(
+        name=endpoint.name,
+        display_name=endpoint.display_name,
+        availability=resources_pb2.Availability.ValueType(endpoint.availability.value),
+        notice=endpoint.notice,
+        framework=endpoint.framework,
+        models=[resources_pb2.ModelBinding(model=m.model, served_model=m.served_model) for m in endpoint.models],
+        labels=endpoint.labels,
+    )
+    _put_backend(proto, endpoint.backend)
+    if endpoint.access != AccessPolicy():
+        proto.access.allowed_globus_groups.extend(endpoint.access.allowed_globus_groups)
+        proto.access.allowed_domains.extend(endpoint.access.allowed_domains)
+    if endpoint.limits != Limits():
+        proto.limits.tokens_per_minute = endpoint.limits.tokens_per_minute
+        proto.limits.tokens_per_minute_per_user = endpoint.limits.tokens_per_minute_per_user
+    return proto
+
+
+def endpoint_from_proto(proto: resources_pb2.Endpoint) -> Endpoint:
+    """The endpoint that the registry spoke of. Raises ValueError for a kind of backend that we do not know."""
+    return Endpoint(
+        name=proto.name,
+        backend=_backend(proto),
+        display_name=proto.display_name,
+        availability=_availability(proto.availability),
+        notice=proto.notice,
+        framework=proto.framework,
+        models=tuple(ModelBinding(binding.model, binding.served_model) for binding in proto.models),
+        access=AccessPolicy(tuple(proto.access.allowed_globus_groups), tuple(proto.access.allowed_domains)),
+        limits=Limits(proto.limits.tokens_per_minute, proto.limits.tokens_per_minute_per_user),
+        labels=dict(proto.labels),
+    )
+
+
+def route_to_proto(route: Route) -> resources_pb2.Route:
+    """The route as the registry speaks of it."""
+    return resources_pb2.Route(
+        name=route.name,
+        model=route.model,
+        display_name=route.display_name,
+        description=route.description,
+        targets=[resources_pb2.RouteTarget(endpoint=t.endpoint, model=t.model) for t in route.targets],
+        labels=route.labels,
+    )
+
+
+def route_from_proto(proto: resources_pb2.Route) -> Route:
+    """The route that the registry spoke of."""
+    return Route(
+        name=proto.name,
+        model=proto.model,
+        targets=tuple(RouteTarget(target.endpoint, target.model) for target in proto.targets),
+        display_name=proto.display_name,
+        description=proto.description,
+        labels=dict(proto.labels),
+    )
+
+
+def catalogue_to_proto(catalogue: Catalogue) -> registry_pb2.Catalogue:
+    """The catalogue as the registry speaks of it."""
+    return registry_pb2.Catalogue(
+        clusters=map(cluster_to_proto, catalogue.clusters.values()),
+        endpoints=map(endpoint_to_proto, catalogue.endpoints.values()),
+        routes=map(route_to_proto, catalogue.routes.values()),
+    )
+
+
+def catalogue_from_proto(proto: registry_pb2.Catalogue) -> Catalogue:
+    """The catalogue that the registry spoke of, without endpoints of a kind that we do not know."""
+    changes = [
+        *(registry_pb2.Change(cluster=cluster) for cluster in proto.clusters),
+        *(registry_pb2.Change(endpoint=endpoint) for endpoint in proto.endpoints),
+        *(registry_pb2.Change(route=route) for route in proto.routes),
+    ]
+    return Catalogue().apply(changes_from_proto(changes))
+
+
+def changes_from_proto(protos: Iterable[registry_pb2.Change]) -> Iterator[Change]:
+    """The changes that the registry told, without those of a kind that we do not know, from a newer registry."""
+    for proto in protos:
+        match proto.WhichOneof("kind"):
+            case "cluster":
+                yield cluster_from_proto(proto.cluster)
+            case "route":
+                yield route_from_proto(proto.route)
+            case "deleted":
+                yield Deleted(proto.deleted)
+            case "endpoint":
+                try:
+                    yield endpoint_from_proto(proto.endpoint)
+                except ValueError as error:
+                    log.warning("left out an endpoint: %s", error)
+                    yield Deleted(proto.endpoint.name)
+
+
+def _availability(proto: int) -> Availability:
+    if proto == resources_pb2.AVAILABILITY_UNSPECIFIED:
+        return Availability.ACTIVE
+    try:
+        return Availability(proto)
+    except ValueError:
+        # A state that a newer registry has: whatever it is, it is not plainly active.
+        return Availability.MAINTENANCE
+
+
+def _function(proto: resources_pb2.GlobusFunction) -> GlobusFunction:
+    return GlobusFunction(proto.endpoint_uuid, proto.function_uuid)
+
+
+def _function_to_proto(function: GlobusFunction | None) -> resources_pb2.GlobusFunction | None:
+    if function is None:
+        return None
+    return resources_pb2.GlobusFunction(endpoint_uuid=function.endpoint_uuid, function_uuid=function.function_uuid)
+
+
+def _backend(proto: resources_pb2.Endpoint) -> Backend:
+    match proto.WhichOneof("backend"):
+        case "session":
+            return SessionBackend()
+        case "http":
+            http = proto.http
+            timeout = http.timeout.ToNanoseconds() / 1e9 if http.HasField("timeout") else None
+            return HttpBackend(http.url, http.api_key_file, http.api_key_env, timeout)
+        case "globus":
+            globus = proto.globus
+            batch = _function(globus.batch) if globus.HasField("batch") else None
+            return GlobusBackend(_function(globus.inference), batch, globus.api_port)
+    raise ValueError(f"{proto.name!r} has a kind of backend that is not known here")
+
+
+def _put_backend(proto: resources_pb2.Endpoint, backend: Backend) -> None:
+    match backend:
+        case SessionBackend():
+            proto.session.SetInParent()
+        case HttpBackend():
+            proto.http.url = backend.url
+            proto.http.api_key_file = backend.api_key_file
+            proto.http.api_key_env = backend.api_key_env
+            if backend.timeout is not None:
+                proto.http.timeout.FromNanoseconds(round(backend.timeout * 1e9))
+        case GlobusBackend():
+            proto.globus.inference.CopyFrom(
+                resources_pb2.GlobusFunction(
+                    endpoint_uuid=backend.inference.endpoint_uuid, function_uuid=backend.inference.function_uuid
+                )
+            )
+            if (batch := _function_to_proto(backend.batch)) is not None:
+                proto.globus.batch.CopyFrom(batch)
+            proto.globus.api_port = backend.api_port
