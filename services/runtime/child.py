@@ -87,15 +87,15 @@ class Child:
         try:
             code = await asyncio.wait_for(self.wait(), grace)
         except TimeoutError:
-            code = await self.kill()
+            self.kill()
+            code = await self.wait()
         self._announcement.cancel()
         return code
 
-    async def kill(self) -> int:
-        """Ends it at once, with all that it started in its session's first process group."""
+    def kill(self) -> None:
+        """Ends it at once, with all that it started in its process group."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        return await self.wait()
 
 
 async def start_child(spec: ChildSpec) -> Child:

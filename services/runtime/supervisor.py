@@ -61,9 +61,10 @@ class Supervisor:
             _, child = self._children.popitem()
             await child.stop(self._grace)
 
-    async def kill(self) -> None:
-        """Ends every child at once."""
-        await asyncio.gather(*(child.kill() for child in self._children.values()))
+    def kill(self) -> None:
+        """Ends every child at once, and waits for none."""
+        for child in self._children.values():
+            child.kill()
 
     async def _keep(self, child: Child) -> None:
         clock = asyncio.get_running_loop().time

@@ -1,0 +1,89 @@
+"""Finds a running mesh, and speaks to its services."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import grpc
+
+from services.cli.failures import CommandError
+from services.core.errors import Reason, ServiceError
+from services.rpc.channel import bearer, dial
+from services.rpc.errors import from_rpc_error
+from services.runtime.config import Config
+from services.runtime.readiness import running
+
+TIMEOUT: Final = 10.0
+"""Seconds that a command waits for one answer."""
+
+Service = Literal["auth", "registry", "router", "facade"]
+
+UNAVAILABLE: Final[Mapping[str, Reason]] = {
+    "auth": Reason.AUTH_UNAVAILABLE,
+    "registry": Reason.REGISTRY_UNAVAILABLE,
+    "router": Reason.ROUTER_UNAVAILABLE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A channel to one service, and the metadata that every call on it carries."""
+
+    channel: grpc.aio.Channel
+    metadata: tuple[tuple[str, str], ...]
+    timeout: float = TIMEOUT
+
+
+def address_of(config: Config, service: Service) -> str:
+    """Where a service is: as it said itself if it runs in this home, else as configured. `host:port`."""
+    if (ready := running(config.home, service)) is not None:
+        return ready.address
+    section = config.sections[service]
+    return f"{section.host}:{section.port}" if service == "facade" else str(section.address)
+
+
+def facade_url(config: Config) -> str:
+    """The facade's base, before `/v1`."""
+    return f"http://{address_of(config, 'facade')}"
+
+
+def read_key(config: Config, environ: Mapping[str, str] = os.environ) -> str:
+    """The caller's API key: `$WEFT_API_KEY`, else the development key. Raises `CommandError` if there is none."""
+    if key := environ.get("WEFT_API_KEY"):
+        return key
+    file = config.home / "dev.key"
+    try:
+        return file.read_text().strip()
+    except OSError:
+        raise CommandError(f"There is no API key: set WEFT_API_KEY, or run 'weft up', which makes {file}.") from None
+
+
+@asynccontextmanager
+async def connect(config: Config, service: Service, *, key: str | None = None) -> AsyncIterator[Connection]:
+    """A connection for the body of the `async with`, in which a failed RPC is raised as `ServiceError`.
+
+    async with connect(config, "registry") as registry:
+        stub = registry_pb2_grpc.RegistryServiceStub(registry.channel)
+        await stub.ListClusters(request, metadata=registry.metadata, timeout=registry.timeout)
+    """
+    address = address_of(config, service)
+    metadata = bearer(key or read_key(config))
+    async with dial(address) as channel:
+        try:
+            yield Connection(channel, metadata)
+        except grpc.RpcError as error:
+            raise _explain(error, service, address) from error
+
+
+def _explain(error: grpc.RpcError, service: Service, address: str) -> ServiceError:
+    explained = from_rpc_error(error, unavailable=UNAVAILABLE[service])
+    if explained.message != explained.kind.sentence or explained.reason is not UNAVAILABLE[service]:
+        return explained
+    return ServiceError(
+        explained.reason,
+        f"The {service} at {address} cannot be reached; start a mesh with 'weft up', or look with 'weft doctor'.",
+    )

@@ -1,0 +1,58 @@
+"""The services of a mesh in this very process: least latency, one small machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+
+from services.cli.one_process import serve_all
+from services.cli.settings import SERVICES, load
+from services.runtime.process import Process
+from services.runtime.readiness import Announcer
+
+
+class InsideServices:
+    """The services in this process, for `weft up --one-process`; nothing otherwise."""
+
+    def __init__(self, environ: Mapping[str, str], *, grace: float) -> None:
+        self._environ = environ
+        self._grace = grace
+        self._announcer: Announcer | None = None
+        self._process: Process | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Starts all, and returns when all are ready. Raises what one of them raises."""
+        config = load({**os.environ, **self._environ})
+        announcer = self._announcer = Announcer(config.home)
+        awaited = set(SERVICES)
+        all_ready = asyncio.Event()
+
+        def ready(service: str, address: str) -> None:
+            announcer.ready(service, address)
+            awaited.discard(service)
+            if not awaited:
+                all_ready.set()
+
+        self._process = Process(home=config.home, ready=ready, grace=self._grace)
+        self._serving = asyncio.ensure_future(serve_all(config.sections, self._process))
+        waiting = asyncio.ensure_future(all_ready.wait())
+        await asyncio.wait({self._serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if self._serving.done():
+            await self._serving
+
+    async def ended(self) -> None:
+        """Returns when the services end by themselves, or raises why they failed."""
+        await (asyncio.shield(self._serving) if self._serving is not None else asyncio.Event().wait())
+
+    async def stop(self) -> None:
+        """Stops them in order."""
+        if self._process is None or self._serving is None or self._announcer is None:
+            return
+        self._process.stopping.set()
+        await asyncio.wait({self._serving}, timeout=self._grace)
+        self._serving.cancel()
+        await asyncio.gather(self._serving, return_exceptions=True)
+        self._announcer.withdraw()

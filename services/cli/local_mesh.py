@@ -1,0 +1,162 @@
+"""A whole mesh on this machine: where its parts listen, how they start and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+from weft.inference.v1 import inference_pb2, inference_pb2_grpc
+from weft.registry.v1 import registry_pb2, registry_pb2_grpc, resources_pb2
+from weft.session.v1 import session_pb2, session_pb2_grpc
+
+from services.cli.connection import TIMEOUT
+from services.cli.inside import InsideServices
+from services.cli.local_shape import CLUSTER, Shape, place
+from services.cli.parts import service_part, to_environ, worker_part
+from services.core.errors import Reason
+from services.rpc.channel import bearer, dial
+from services.rpc.errors import from_rpc_error
+from services.runtime.child import Child, ChildSpec
+from services.runtime.config import Config
+from services.runtime.supervisor import Supervisor
+
+GRACE = 10.0
+"""Seconds that each part has to finish its calls; on one's own machine nobody waits longer for Ctrl-C."""
+
+POLL = 0.05
+"""Seconds between two looks whether a model is there."""
+
+Tell = Callable[[str], None]
+
+
+class LocalMesh:
+    """The parts of a mesh, from `start` to `stop`. `tell` is given what goes on, a sentence at a time."""
+
+    def __init__(self, config: Config, shape: Shape, tell: Tell) -> None:
+        self._shape = shape
+        self._vllms = shape.vllms()
+        self._tell = tell
+        self._home = config.home
+        places = place(config, shape)
+        self._environ = {"WEFT_HOME": str(config.home), **to_environ(places)}
+        self._router = str(places["router"]["address"])
+        self._registry = str(places["registry"]["address"])
+        self.url = f"http://{places['facade']['host']}:{places['facade']['port']}"
+        self._supervisor = Supervisor(grace=GRACE, tell=tell)
+        self._inside = InsideServices(self._environ, grace=GRACE)
+
+    @property
+    def key(self) -> str:
+        """The development key, which auth makes when it first starts."""
+        return (self._home / "dev.key").read_text().strip()
+
+    async def start(self) -> list[str]:
+        """Starts all parts, and gives the models once there are any. Raises `ChildError` if a part fails."""
+        if self._shape.one_process:
+            self._tell("Starting auth, registry, router and facade in this process")
+            await self._inside.start()
+            workers = await self._start_workers()
+            await self._seed()
+        else:
+            self._tell("Starting auth")
+            await self._supervisor.start_ready(self._service("auth"))  # it makes the keys that the others read
+            self._tell("Starting registry, router, facade and workers")
+            registry = await self._supervisor.start(self._service("registry"))
+            router = await self._supervisor.start(self._service("router"))
+            workers = await self._start_workers()
+            facade = await self._supervisor.start(self._service("facade"))
+            await registry.ready()
+            await self._seed()
+            await asyncio.gather(router.ready(), facade.ready())
+        return await self._first_models(workers)
+
+    async def run(self) -> None:
+        """Keeps all parts running. Returns only if the services in this process end by themselves."""
+        self._supervisor.keep()
+        await self._inside.ended()
+
+    async def stop(self) -> None:
+        """Stops all parts in order: the facade first, so that calls in flight find the others."""
+        await self._inside.stop()
+        await self._supervisor.stop()
+
+    def kill(self) -> None:
+        """Ends all other processes at once."""
+        self._supervisor.kill()
+
+    def _service(self, name: str) -> ChildSpec:
+        return service_part(name, self._home, self._environ, grace=GRACE)
+
+    async def _start_workers(self) -> list[Child]:
+        return [
+            await self._supervisor.start(
+                worker_part(
+                    f"worker-{number}",
+                    self._home,
+                    vllm,
+                    router=self._router,
+                    endpoint=self._shape.endpoint,
+                    grace=GRACE,
+                )
+            )
+            for number, vllm in enumerate(self._vllms, start=1)
+        ]
+
+    async def _seed(self) -> None:
+        """Makes the cluster and the endpoint of the workers, where they do not exist from an earlier start."""
+        endpoint = resources_pb2.Endpoint(
+            name=self._shape.endpoint, framework="vllm", session=resources_pb2.SessionBackend()
+        )
+        cluster = resources_pb2.Cluster(name=CLUSTER, display_name="This machine", frameworks=["vllm"])
+        async with dial(self._registry) as channel:
+            registry = registry_pb2_grpc.RegistryServiceStub(channel)
+            await _made(registry.CreateCluster(registry_pb2.CreateClusterRequest(cluster=cluster), **self._call()))
+            await _made(registry.CreateEndpoint(registry_pb2.CreateEndpointRequest(endpoint=endpoint), **self._call()))
+
+    async def _first_models(self, workers: list[Child]) -> list[str]:
+        """Waits until the router knows a model, or a worker dies."""
+        models = asyncio.ensure_future(self._poll_models())
+        deaths = [asyncio.ensure_future(worker.died()) for worker in workers]
+        try:
+            await asyncio.wait({models, *deaths}, return_when=asyncio.FIRST_COMPLETED)
+            for death in deaths:
+                if death.done():
+                    await death
+            return await models
+        finally:
+            for task in (models, *deaths):
+                task.cancel()
+            await asyncio.gather(models, *deaths, return_exceptions=True)
+
+    async def _poll_models(self) -> list[str]:
+        async with dial(self._router) as channel:
+            inference = inference_pb2_grpc.InferenceServiceStub(channel)
+            sessions = session_pb2_grpc.SessionServiceStub(channel)
+            told = ""
+            while True:
+                with contextlib.suppress(grpc.RpcError):  # a router that is just starting; it is awaited elsewhere
+                    answer = await inference.ListModels(inference_pb2.ListModelsRequest(), **self._call())
+                    if answer.models:
+                        return [model.id for model in answer.models]
+                    attached = await sessions.ListSessions(session_pb2.ListSessionsRequest(), **self._call())
+                    details = [session.report.detail for session in attached.sessions if session.report.detail]
+                    doing = details[0] if details else "Waiting for a worker to attach"
+                    if doing != told:
+                        self._tell(doing)
+                        told = doing
+                await asyncio.sleep(POLL)
+
+    def _call(self) -> dict[str, Any]:
+        return {"metadata": bearer(self.key), "timeout": TIMEOUT}
+
+
+async def _made(creation: Awaitable[object]) -> None:
+    try:
+        await creation
+    except grpc.RpcError as error:
+        explained = from_rpc_error(error, unavailable=Reason.REGISTRY_UNAVAILABLE)
+        if explained.reason is not Reason.RESOURCE_EXISTS:
+            raise explained from error

@@ -1,0 +1,89 @@
+"""What mesh `weft up` is to start, and where its parts listen."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.cli.failures import CommandError
+from services.cli.parts import Overrides, Vllm, real_vllm, simulated_vllm
+from services.cli.ports import free_port, is_free
+from services.cli.settings import SERVICES
+from services.runtime.config import Config
+from services.runtime.metrics import MetricsConfig
+
+CLUSTER = "clusters/local"
+DEFAULT_PORTS = {"router": 7000, "registry": 7001, "auth": 7002}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What mesh is wanted. With `apart`, every port is a free one, so that no other mesh is disturbed."""
+
+    one_process: bool = False
+    workers: int = 1
+    port: int | None = None
+    vllm_urls: Sequence[str] = ()
+    vllm_model: str | None = None
+    apart: bool = False
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint that the workers serve."""
+        return f"{CLUSTER}/endpoints/{'vllm' if self.vllm_urls or self.vllm_model else 'sim'}"
+
+    def vllms(self) -> list[Vllm]:
+        """What each worker attaches. Raises `CommandError` if there is no `vllm` to launch."""
+        if self.vllm_urls:
+            return [Vllm(url=url) for url in self.vllm_urls]
+        if self.vllm_model is None:
+            return [simulated_vllm()] * self.workers
+        program = shutil.which("vllm")
+        if program is None:
+            raise CommandError(
+                "There is no 'vllm' in PATH: install it as https://docs.vllm.ai tells, or attach one that runs "
+                "with --vllm-url."
+            )
+        return [real_vllm(program, self.vllm_model)] * self.workers
+
+
+def place(config: Config, shape: Shape) -> Overrides:
+    """The settings that make the parts listen, and find each other. Raises `CommandError` if a port is taken."""
+    auth, registry, router = (_internal(config, shape, service) for service in ("auth", "registry", "router"))
+    known = {"auth_address": auth, "service_key_file": str(config.home / "service.key")}
+    host, port = _facade(config, shape)
+    return {
+        "auth": {"address": auth},
+        "registry": {"address": registry, **known},
+        "router": {"address": router, "registry_address": registry, **known},
+        "facade": {"host": host, "port": port, "router_address": router},
+        "metrics": {"port": _metrics(config, shape)},
+    }
+
+
+def _internal(config: Config, shape: Shape, service: str) -> str:
+    address = str(config.sections[service].address)
+    host, _, port = address.rpartition(":")
+    # A port that somebody chose is theirs; what stands in its way is told by the service itself.
+    movable = int(port) == DEFAULT_PORTS[service] and not is_free(host, int(port))
+    return f"{host}:{free_port(host)}" if shape.apart or movable else address
+
+
+def _facade(config: Config, shape: Shape) -> tuple[str, int]:
+    section = config.sections["facade"]
+    host = str(section.host)
+    if shape.apart or shape.port == 0:
+        return host, free_port(host)
+    port = int(section.port if shape.port is None else shape.port)
+    if not is_free(host, port):
+        raise CommandError(f"Port {port} of {host} is in use; choose another with --port.")
+    return host, port
+
+
+def _metrics(config: Config, shape: Shape) -> int | None:
+    section = config.section("metrics", MetricsConfig)
+    if not section.port:
+        return section.port
+    taken = not all(is_free(section.host, section.port + number) for number in range(len(SERVICES)))
+    return 0 if shape.apart or taken else section.port

@@ -1,0 +1,76 @@
+"""The processes of a mesh on one machine: how each is started."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from services.runtime.child import ChildSpec
+from services.runtime.home import log_file
+
+WEFT = (sys.executable, "-m", "services.cli")
+
+Overrides = Mapping[str, Mapping[str, Any]]
+"""Settings by section and key, on top of weft.yaml."""
+
+
+def to_environ(overrides: Overrides) -> dict[str, str]:
+    """The overrides as the variables that services read. JSON is YAML too."""
+    return {
+        f"WEFT_{section.upper()}__{key.upper()}": json.dumps(value)
+        for section, settings in overrides.items()
+        for key, value in settings.items()
+    }
+
+
+def service_part(name: str, home: Path, environ: Mapping[str, str], *, grace: float) -> ChildSpec:
+    """One service in its own process."""
+    return ChildSpec(
+        name,
+        (*WEFT, "serve", name, "--grace", str(grace)),
+        log_file(home, name),
+        {"WEFT_HOME": str(home), **environ},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Vllm:
+    """What a worker attaches: a vLLM at `url`, or one that it launches with `command`."""
+
+    url: str = ""
+    command: Sequence[str] = ()
+
+    def flags(self, log: Path) -> list[str]:
+        """How `weft worker` is told."""
+        flags = ["--vllm-url", self.url] if self.url else []
+        if self.command:
+            flags += ["--vllm-command", shlex.join(self.command), "--vllm-log", str(log)]
+        return flags
+
+
+def simulated_vllm(*flags: str) -> Vllm:
+    """A simulator; `flags` are its own. `{port}` is for the worker to fill in."""
+    return Vllm(command=(sys.executable, "-m", "services.sim", "--port", "{port}", *flags))
+
+
+def real_vllm(program: str, model: str) -> Vllm:
+    """A `vllm serve`, on loopback."""
+    return Vllm(command=(program, "serve", model, "--host", "127.0.0.1", "--port", "{port}"))
+
+
+def worker_part(
+    name: str, home: Path, vllm: Vllm, *, router: str, endpoint: str, grace: float, flags: Sequence[str] = ()
+) -> ChildSpec:
+    """One worker in its own process."""
+    command = (
+        *(*WEFT, "worker", "--router", router, "--endpoint", endpoint, "--key-file", str(home / "worker.key")),
+        *("--grace", str(grace)),
+        *vllm.flags(log_file(home, name.replace("worker", "vllm"))),
+        *flags,
+    )
+    return ChildSpec(name, command, log_file(home, name), {"WEFT_HOME": str(home)}, announces=False)
