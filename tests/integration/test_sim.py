@@ -18,7 +18,7 @@ import pytest
 
 from services.sim.config import SimConfig
 from services.sim.faults import Fault
-from services.sim.main import serve
+from tests.testing.sim import running_sim
 
 FAST = SimConfig(port=0, ttft_s=0.0, inter_token_s=0.001)
 #: Calls that end only if something ends them.
@@ -29,19 +29,8 @@ CHAT = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
 @contextlib.asynccontextmanager
 async def sim(config: SimConfig) -> AsyncIterator[aiohttp.ClientSession]:
     """A running simulator and a client of it."""
-    async with running(config) as (address, _), aiohttp.ClientSession(address) as client:
+    async with running_sim(config) as (address, _), aiohttp.ClientSession(address) as client:
         yield client
-
-
-@contextlib.asynccontextmanager
-async def running(config: SimConfig) -> AsyncIterator[tuple[str, asyncio.Event]]:
-    """A running simulator: its address, and the event that stops it."""
-    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    stop = asyncio.Event()
-    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
-        group.create_task(serve(config, ready=ready.set_result, stop=stop))
-        yield await ready, stop
-        stop.set()
 
 
 async def gauge(client: aiohttp.ClientSession, name: str) -> float:
@@ -58,7 +47,7 @@ async def until(client: aiohttp.ClientSession, name: str, value: float) -> None:
 
 
 async def test_the_openai_client_is_served():
-    async with running(replace(FAST, models=("a", "b"), api_key="key")) as (address, _):
+    async with running_sim(replace(FAST, models=("a", "b"), api_key="key")) as (address, _):
         async with openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="key", max_retries=0) as client:
             assert [model.id async for model in client.models.list()] == ["a", "b"]
             messages = [{"role": "user", "content": "hi"}]
@@ -117,7 +106,7 @@ async def test_many_requests_share_a_connection_and_bodies_may_be_chunked():
         yield raw[10:]
 
     headers = {"content-type": "application/json"}
-    async with running(FAST) as (address, _):
+    async with running_sim(FAST) as (address, _):
         connector = aiohttp.TCPConnector(limit=1)
         async with aiohttp.ClientSession(address, connector=connector, headers=headers) as client:
             for _ in range(3):
@@ -126,7 +115,7 @@ async def test_many_requests_share_a_connection_and_bodies_may_be_chunked():
 
 
 async def test_bytes_that_are_not_http_are_refused():
-    async with running(FAST) as (address, _):
+    async with running_sim(FAST) as (address, _):
         reader, writer = await asyncio.open_connection("127.0.0.1", int(address.rpartition(":")[2]))
         writer.write(b"nonsense\r\n\r\n")
         answer = await reader.read()
@@ -166,7 +155,7 @@ async def test_a_slow_reader_costs_no_memory_and_gets_everything(traced_memory: 
     """The engine finishes 23 MB of events that nobody reads; they are made when the client takes them."""
     config = replace(FAST, inter_token_s=0.0, max_model_len=10**6)
     body = json.dumps({**CHAT, "max_tokens": 100_000, "stream": True}).encode()
-    async with running(config) as (address, _), aiohttp.ClientSession(address) as client:
+    async with running_sim(config) as (address, _), aiohttp.ClientSession(address) as client:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(address.rpartition(":")[2]), limit=2**16)
         head = (
             b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n"
@@ -248,7 +237,7 @@ async def test_faults_strike_as_often_as_asked_and_can_be_taken_back():
 
 async def test_a_stopped_server_finishes_its_streams():
     config = replace(FAST, inter_token_s=0.005)
-    async with running(config) as (address, stop), aiohttp.ClientSession(address) as client:
+    async with running_sim(config) as (address, stop), aiohttp.ClientSession(address) as client:
         response = await client.post("/v1/chat/completions", json={**CHAT, "max_tokens": 50, "stream": True})
         await response.content.readline()
         stop.set()
@@ -258,7 +247,7 @@ async def test_a_stopped_server_finishes_its_streams():
 
 
 async def test_a_stopped_server_waits_no_longer_than_its_grace():
-    async with running(replace(ENDLESS, grace_s=0.01)) as (address, stop), aiohttp.ClientSession(address) as client:
+    async with running_sim(replace(ENDLESS, grace_s=0.01)) as (address, stop), aiohttp.ClientSession(address) as client:
         response = await client.post("/v1/chat/completions", json={**CHAT, "stream": True})
         stop.set()
         with pytest.raises(aiohttp.ClientError):
