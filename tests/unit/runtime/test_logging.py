@@ -1,0 +1,72 @@
+"""Log lines: the same fields from the services' logging and from the worker's."""
+
+import io
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import TextIO
+
+import pytest
+
+from services.runtime.json_log import set_up_plain_logging
+from services.runtime.logging import LogConfig, set_up_logging
+
+SetUp = Callable[[TextIO], None]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(params=["structlog", "plain"])
+def set_up(request: pytest.FixtureRequest) -> Iterator[SetUp]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield {
+        "structlog": lambda stream: set_up_logging("router", LogConfig(), stream),
+        "plain": lambda stream: set_up_plain_logging("router", stream=stream),
+    }[request.param]
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_elsewhere_than_on_a_terminal_a_line_is_json(set_up: SetUp) -> None:
+    stream = io.StringIO()
+    set_up(stream)
+    logging.getLogger("services.some").warning("lost %s", "a worker", extra={"endpoint": "clusters/a/endpoints/b"})
+    entry = json.loads(stream.getvalue())
+    assert entry.pop("time").startswith("20")
+    assert entry == {
+        "level": "warning",
+        "service": "router",
+        "logger": "services.some",
+        "event": "lost a worker",
+        "endpoint": "clusters/a/endpoints/b",
+    }
+
+
+def test_a_traceback_is_one_field(set_up: SetUp) -> None:
+    stream = io.StringIO()
+    set_up(stream)
+    try:
+        raise ValueError("no such thing")
+    except ValueError:
+        logging.getLogger("services.some").exception("failed")
+    assert "ValueError: no such thing" in json.loads(stream.getvalue())["exception"]
+
+
+def test_on_a_terminal_a_line_is_text(set_up: SetUp) -> None:
+    stream = Terminal()
+    set_up(stream)
+    logging.getLogger("services.some").info("ready", extra={"address": "127.0.0.1:7000"})
+    assert "ready" in stream.getvalue()
+    assert "127.0.0.1:7000" in stream.getvalue()
+    assert not stream.getvalue().startswith("{")
+
+
+def test_what_is_below_the_level_is_left_out(set_up: SetUp) -> None:
+    stream = io.StringIO()
+    set_up(stream)
+    logging.getLogger("services.some").debug("small talk")
+    assert stream.getvalue() == ""
