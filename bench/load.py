@@ -9,21 +9,27 @@ As a library, from a running event loop (uvloop for full speed):
 
 As a command, which prints JSON:
 
-    python -m bench.loadclient_cli --url http://127.0.0.1:8080 closed-loop --connections 64
+    python -m bench.load --url http://127.0.0.1:8080 closed-loop --connections 64
 
 Every answer is verified. Every run is bounded in calls and in time, and goes to a loopback address only.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
-from time import perf_counter, process_time
+import json
+import sys
+from collections.abc import Callable, Coroutine
+from dataclasses import asdict
+from typing import Any
 
-from bench.loadclient_http import Answer, Connection, Target, connect
+import uvloop
+
+from bench.loadclient_closed import closed_loop
+from bench.loadclient_http import MAX_REQUESTS, Target
 from bench.loadclient_results import ClosedLoopResult, Quantiles, StreamsResult
+from bench.loadclient_streams import IdleStreams, idle_streams, paced_streams
 
 __all__ = [
     "ClosedLoopResult",
@@ -36,211 +42,71 @@ __all__ = [
     "paced_streams",
 ]
 
-#: Bounds of one run.
-MAX_CONNECTIONS = 10_000
-MAX_REQUESTS = 5_000_000
-MAX_CHUNKS = 20_000_000
-MAX_SECONDS = 600.0
-
-#: Connections that are opened at the same time, well below a listener's backlog.
-_OPENING = 64
-
-#: A closed loop ends after so many errors: a dead server would otherwise be asked in a hot loop.
-_MAX_ERRORS = 1000
+Mode = Callable[[Target, argparse.Namespace], Coroutine[Any, Any, dict[str, Any]]]
 
 
-@dataclass(slots=True)
-class _Loop:
-    """What the connections of a closed loop share."""
-
-    ends_at: float
-    requests_left: int
-    counts_from: float
-    latencies: list[float] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-
-    def goes_on(self) -> bool:
-        return self.requests_left > 0 and len(self.errors) < _MAX_ERRORS and perf_counter() < self.ends_at
-
-
-async def closed_loop(
-    target: Target,
-    *,
-    connections: int,
-    seconds: float = 5.0,
-    requests: int = MAX_REQUESTS,
-    max_tokens: int = 8,
-    warmup_s: float = 0.5,
-    timeout_s: float = 30.0,
-) -> ClosedLoopResult:
-    """Keeps one unary chat in flight on each connection, for `seconds` after the warm-up or for so many requests.
-
-    Calls sent in the warm-up are verified and not counted. A call that takes longer than `timeout_s` ends the run
-    as an error. Raises OSError if the first connections are refused, ValueError for a run beyond the bounds.
-    """
-    _bound(
-        connections=(connections, MAX_CONNECTIONS), requests=(requests, MAX_REQUESTS), seconds=(seconds, MAX_SECONDS)
+async def _closed_loop(target: Target, given: argparse.Namespace) -> dict[str, Any]:
+    result = await closed_loop(
+        target,
+        connections=given.connections,
+        seconds=given.seconds,
+        requests=given.requests,
+        max_tokens=given.max_tokens,
     )
-    opened = await _open(target, connections)
-    start = perf_counter() + warmup_s
-    state = _Loop(start + seconds, requests, start)
-    request = target.chat_request(max_tokens=max_tokens, stream=False)
-    tasks = [asyncio.create_task(_ask_repeatedly(target, each, request, state)) for each in opened]
-    await asyncio.sleep(warmup_s)
-    cpu = process_time()
-    _, late = await asyncio.wait(tasks, timeout=seconds + timeout_s)
-    for task in late:
-        task.cancel()
-        state.errors.append(f"no answer within {timeout_s} s")
-    await asyncio.gather(*tasks, return_exceptions=True)
-    took = min(perf_counter(), state.ends_at) - start if not late else perf_counter() - start
-    return ClosedLoopResult(
-        connections=connections,
-        requests=len(state.latencies),
-        errors=len(state.errors),
-        seconds=took,
-        requests_per_s=len(state.latencies) / took if took > 0 else 0.0,
-        latency=Quantiles.of(state.latencies),
-        client_cpu_s=process_time() - cpu,
-        first_error=state.errors[0] if state.errors else None,
+    return asdict(result)
+
+
+async def _streams(target: Target, given: argparse.Namespace) -> dict[str, Any]:
+    result = await paced_streams(
+        target, streams=given.streams, tokens=given.tokens, ramp_s=given.ramp, timeout_s=given.timeout
     )
+    return asdict(result)
 
 
-async def _ask_repeatedly(target: Target, connection: Connection, request: bytes, state: _Loop) -> None:
+async def _idle(target: Target, given: argparse.Namespace) -> dict[str, Any]:
+    async with idle_streams(target, given.streams) as idle:
+        await asyncio.sleep(given.hold)
+        return {"streams": given.streams, "answered": idle.answered, "broken": idle.broken}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.load", description="A load client; prints JSON.")
+    parser.add_argument("--url", default="http://127.0.0.1:8080", help="base URL without /v1; loopback only")
+    parser.add_argument("--model", default="sim-model")
+    parser.add_argument("--key", help="bearer key")
+    parser.add_argument("--prompt-bytes", type=int, default=600)
+    modes = parser.add_subparsers(required=True)
+
+    closed = modes.add_parser("closed-loop", help="each connection sends, waits for the answer, sends again")
+    closed.add_argument("--connections", type=int, default=16)
+    closed.add_argument("--seconds", type=float, default=5.0)
+    closed.add_argument("--requests", type=int, default=MAX_REQUESTS)
+    closed.add_argument("--max-tokens", type=int, default=8)
+    closed.set_defaults(mode=_closed_loop)
+
+    streams = modes.add_parser("streams", help="so many streams at once, at the server's pace")
+    streams.add_argument("--streams", type=int, default=100)
+    streams.add_argument("--tokens", type=int, default=100)
+    streams.add_argument("--ramp", type=float, default=1.0)
+    streams.add_argument("--timeout", type=float, default=120.0)
+    streams.set_defaults(mode=_streams)
+
+    idle = modes.add_parser("idle", help="so many streams that are held open; the server should send nothing")
+    idle.add_argument("--streams", type=int, default=1000)
+    idle.add_argument("--hold", type=float, default=10.0, help="seconds")
+    idle.set_defaults(mode=_idle)
+    return parser
+
+
+def main() -> None:
+    given = _parser().parse_args()
+    mode: Mode = given.mode
     try:
-        while state.goes_on():
-            if connection.closed:
-                connection = await connect(target)
-            counted = perf_counter() >= state.counts_from
-            state.requests_left -= counted
-            answer = await connection.send(request)
-            if error := _unary_error(answer):
-                state.errors.append(error)
-            elif counted:
-                state.latencies.append(perf_counter() - answer.sent_at)
-    except OSError as error:
-        state.errors.append(str(error))
-    finally:
-        connection.close()
+        target = Target(given.url, given.model, given.key, given.prompt_bytes)
+        print(json.dumps(uvloop.run(mode(target, given)), indent=2))
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
 
 
-async def paced_streams(
-    target: Target,
-    *,
-    streams: int,
-    tokens: int,
-    ramp_s: float = 1.0,
-    timeout_s: float = 120.0,
-) -> StreamsResult:
-    """Runs so many streams at once, each of `tokens` tokens; the server sets the pace.
-
-    They start evenly spread over `ramp_s`, so that their tokens do not march in step. Streams that are not over
-    after `timeout_s` are broken off and not complete. Raises OSError and ValueError as `closed_loop`.
-    """
-    chunks = streams * tokens
-    _bound(streams=(streams, MAX_CONNECTIONS), chunks=(chunks, MAX_CHUNKS), timeout_s=(timeout_s, MAX_SECONDS))
-    opened = await _open(target, streams)
-    request = target.chat_request(max_tokens=tokens, stream=True)
-    cpu, start = process_time(), perf_counter()
-    pending = []
-    for index, connection in enumerate(opened):
-        pending.append(connection.send(request))
-        ahead = start + ramp_s * (index + 1) / streams - perf_counter()
-        if ahead > 0.001:
-            await asyncio.sleep(ahead)
-    await asyncio.wait(pending, timeout=timeout_s)
-    cpu, took = process_time() - cpu, perf_counter() - start
-    answers = [connection.answer for connection in opened]
-    for connection in opened:
-        connection.close()
-    return _streams_result(answers, tokens, took, cpu)
-
-
-def _streams_result(answers: list[Answer], tokens: int, seconds: float, cpu: float) -> StreamsResult:
-    complete = [answer for answer in answers if answer.done]
-    broken = [answer for answer in answers if not answer.done]
-    chunks = sum(answer.events for answer in answers)
-    return StreamsResult(
-        streams=len(answers),
-        complete=len(complete),
-        # One event opens the stream and one is [DONE].
-        intact=sum(answer.events == tokens + 2 for answer in complete),
-        chunks=chunks,
-        body_bytes=sum(answer.body_bytes for answer in answers),
-        seconds=seconds,
-        chunks_per_s=chunks / seconds,
-        ttft=Quantiles.of(answer.first_event_at - answer.sent_at for answer in answers if answer.events),
-        gap=Quantiles.of(gap for answer in answers for gap in answer.gaps),
-        client_cpu_s=cpu,
-        first_error=_stream_error(broken[0]) if broken else None,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class IdleStreams:
-    """Streams that are open; closed when the block that opened them ends."""
-
-    connections: list[Connection]
-
-    async def arrived(self) -> None:
-        """Waits until each stream's head has come, or its connection is lost."""
-        await asyncio.gather(*(connection.head for connection in self.connections))
-
-    @property
-    def answered(self) -> int:
-        """Those whose head has come, with status 200."""
-        return sum(connection.answer.status == 200 for connection in self.connections)
-
-    @property
-    def broken(self) -> int:
-        """Those that have ended, by an error or otherwise."""
-        return sum(connection.closed or connection.answer.ended for connection in self.connections)
-
-
-@contextlib.asynccontextmanager
-async def idle_streams(target: Target, streams: int) -> AsyncIterator[IdleStreams]:
-    """Opens so many streams and holds them; start the server with a long TTFT, so that they send nothing.
-
-    The block runs when all requests are sent; `arrived` waits for their heads. Raises OSError and ValueError as `closed_loop`.
-    """
-    _bound(streams=(streams, MAX_CONNECTIONS))
-    opened = await _open(target, streams)
-    request = target.chat_request(max_tokens=8, stream=True)
-    for connection in opened:
-        connection.send(request)
-    try:
-        yield IdleStreams(opened)
-    finally:
-        for connection in opened:
-            connection.close()
-
-
-async def _open(target: Target, count: int) -> list[Connection]:
-    opened: list[Connection] = []
-    while len(opened) < count:
-        batch = min(_OPENING, count - len(opened))
-        opened += await asyncio.gather(*(connect(target) for _ in range(batch)))
-    return opened
-
-
-def _bound(**values: tuple[float, float]) -> None:
-    for name, (value, highest) in values.items():
-        if not 0 < value <= highest:
-            raise ValueError(f"{name}: must be above 0 and at most {highest:g}, got {value:g}")
-
-
-def _unary_error(answer: Answer) -> str | None:
-    if not answer.ended:
-        return "the connection was lost before the answer's end"
-    if answer.status != 200:
-        return f"status {answer.status}: {answer.body[:200].decode(errors='replace')}"
-    if b'"finish_reason":"' not in answer.body or not answer.body.endswith(b"}"):
-        return f"not a finished chat completion: {answer.body[:200].decode(errors='replace')}"
-    return None
-
-
-def _stream_error(answer: Answer) -> str:
-    if answer.status not in (0, 200):
-        return f"status {answer.status}: {answer.body[:200].decode(errors='replace')}"
-    where = f"after {answer.events} events, {answer.body_bytes} bytes"
-    return f"the body ended without [DONE] {where}" if answer.ended else f"the stream was broken off {where}"
+if __name__ == "__main__":
+    main()

@@ -16,6 +16,15 @@ from urllib.parse import urlsplit
 
 import httptools
 
+#: Bounds of one run.
+MAX_CONNECTIONS = 10_000
+MAX_REQUESTS = 5_000_000
+MAX_CHUNKS = 20_000_000
+MAX_SECONDS = 600.0
+
+#: Connections that are opened at the same time, well below a listener's backlog.
+_OPENING = 64
+
 _FILLER = "The mesh carries this question to a model and its answer back. "
 
 
@@ -186,3 +195,19 @@ async def connect(target: Target) -> Connection:
     host, port = target.address
     _, connection = await asyncio.get_running_loop().create_connection(Connection, host, port)
     return connection
+
+
+async def open_connections(target: Target, count: int) -> list[Connection]:
+    """So many new connections to the target. Raises OSError if it refuses one."""
+    opened: list[Connection] = []
+    while len(opened) < count:
+        batch = min(_OPENING, count - len(opened))
+        opened += await asyncio.gather(*(connect(target) for _ in range(batch)))
+    return opened
+
+
+def bound(**values: tuple[float, float]) -> None:
+    """Raises ValueError for the first value that is not above 0 and at most its highest."""
+    for name, (value, highest) in values.items():
+        if not 0 < value <= highest:
+            raise ValueError(f"{name}: must be above 0 and at most {highest:g}, got {value:g}")

@@ -42,10 +42,10 @@ async def test_streams_that_never_end_are_broken_off():
 
 async def test_idle_streams_are_held_until_the_block_ends():
     """The simulator's own end waits for open streams, so it would not come if they stayed."""
-    async with running_sim(SimConfig(port=0, ttft_s=3600)) as (address, _):
-        async with idle_streams(Target(address, "sim-model"), 200) as idle:
-            await idle.arrived()
-            assert (idle.answered, idle.broken) == (200, 0)
+    config = SimConfig(port=0, ttft_s=3600)
+    async with running_sim(config) as (address, _), idle_streams(Target(address, "sim-model"), 200) as idle:
+        await idle.arrived()
+        assert (idle.answered, idle.broken) == (200, 0)
 
 
 @pytest.mark.parametrize("url", ["http://192.0.2.1:80", "https://127.0.0.1", "http://example.org", "127.0.0.1:8000"])
