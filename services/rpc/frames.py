@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from weft.session.v1 import frame_pb2
 
 from services.core.errors import ServiceError
 from services.core.inference import Head, Headers, Request
 from services.rpc.errors import to_proto
+
+UINT32_MAX: Final = 2**32 - 1
+"""The largest number that fits the fields for credits and times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +71,11 @@ def encode(frames: Frames, call: int, item: Item) -> None:
     elif isinstance(item, Head):
         head = frames.add(call=call).head
         head.status = item.status
-        _add_headers(head, item.headers)
+        add_headers(head, item.headers)
     elif isinstance(item, Opening):
         _encode_opening(frames.add(call=call).open, item)
     elif isinstance(item, Credit):
-        frames.add(call=call, credit=item.credit)
+        frames.add(call=call, credit=min(item.credit, UINT32_MAX))
     elif isinstance(item, Cancel):
         frames.add(call=call).cancel.SetInParent()
     elif isinstance(item, ServiceError):
@@ -86,11 +89,11 @@ def _encode_opening(open_: frame_pb2.Open, item: Opening) -> None:
     open_.operation = request.operation
     if request.method != "POST":
         open_.method = request.method
-    _add_headers(open_, request.headers)
+    add_headers(open_, request.headers)
     whole = item.inline == len(request.body)
     open_.body = request.body if whole else request.body[: item.inline]
     open_.complete = whole
-    open_.credit = item.credit
+    open_.credit = min(item.credit, UINT32_MAX)
     if request.timeout is not None:
         open_.timeout_ms = _milliseconds(request.timeout)
     if request.first_byte_timeout is not None:
@@ -125,7 +128,7 @@ def decode_headers(carrier: frame_pb2.Open | frame_pb2.Head) -> Headers:
     return tuple([(header.name, header.value) for header in carrier.headers])
 
 
-def _add_headers(carrier: frame_pb2.Open | frame_pb2.Head, headers: Headers) -> None:
+def add_headers(carrier: frame_pb2.Open | frame_pb2.Head, headers: Headers) -> None:
     add = carrier.headers.add
     for name, value in headers:
         add(name=name, value=value)
@@ -133,4 +136,4 @@ def _add_headers(carrier: frame_pb2.Open | frame_pb2.Head, headers: Headers) -> 
 
 def _milliseconds(seconds: float) -> int:
     # At least one: a bound that has just passed must not read as none.
-    return max(1, min(int(seconds * 1000), 2**32 - 1))
+    return max(1, min(int(seconds * 1000), UINT32_MAX))

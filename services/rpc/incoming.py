@@ -45,10 +45,15 @@ class IncomingCalls:
 
     def close(self) -> None:
         """Cancels every call: nobody is there any more to take its answer."""
-        calls = list(self.calls.values())
-        self.calls.clear()
-        for call in calls:
+        self.withheld.clear()
+        while self.calls:
+            _, call = self.calls.popitem()
             call.abandon()
+
+    def forget(self, number: int) -> None:
+        """The call has ended."""
+        self.calls.pop(number, None)
+        self.withheld.pop(number, None)
 
     def _find(self, number: int) -> IncomingCall | None:
         """The call; None if it has ended, as frames cross the end on their way."""
@@ -81,7 +86,7 @@ class IncomingCalls:
 
     def _on_cancel(self, frame: frame_pb2.Frame) -> None:
         if (call := self._find(frame.call)) is not None:
-            del self.calls[frame.call]
+            self.forget(frame.call)
             self.outbox.drop(call.lane)
             call.abandon()
 
@@ -89,14 +94,13 @@ class IncomingCalls:
 class IncomingCall:
     """One call of the peer's; the `Receiver` of whoever computes its answer."""
 
-    __slots__ = ("_call", "_calls", "_chunks", "_credit", "_open", "_size", "lane")
+    __slots__ = ("_body", "_call", "_calls", "_credit", "_open", "lane")
 
     def __init__(self, calls: IncomingCalls, lane: Lane, open_: frame_pb2.Open) -> None:
         self.lane = lane
         self._calls = calls
-        self._open = open_
-        self._chunks: list[bytes] = []
-        self._size = 0
+        self._open: frame_pb2.Open | None = open_
+        self._body = bytearray()  # not a list: chunks of one byte would cost forty times their size
         self._call: Call | None = None
         self._credit = open_.credit  # granted by the peer, and not passed on yet
 
@@ -105,28 +109,29 @@ class IncomingCall:
     def body(self, chunk: bytes, *, complete: bool) -> None:
         """Takes in a piece of the request's body; the last one opens the call."""
         calls, limits = self._calls, self._calls.limits
-        if self._call is not None:
+        if self._open is None:
             raise ProtocolViolationError(f"more body after its end on call {self.lane.call}")
-        if chunk:
-            self._chunks.append(chunk)
-            self._size += len(chunk)
-            calls.buffered_bodies += len(chunk)
-        if self._size > limits.max_body:
+        # Each chunk is granted anew as it comes, so a peer that keeps to its credit sends none that is larger.
+        if len(chunk) > limits.body_credit:
+            raise ProtocolViolationError(f"body beyond its credit on call {self.lane.call}")
+        if len(self._body) + len(chunk) > limits.max_body:
             message = f"The request's body is larger than {limits.max_body} bytes."
             self.refuse(ServiceError(Reason.BODY_TOO_LARGE, message))
         elif complete:
-            body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+            request = decode_request(self._open, b"".join((self._body, chunk)) if self._body else chunk)
             self._forget_body()
-            self._call = calls.serves.open(decode_request(self._open, body), self, self._allow())
-        elif calls.buffered_bodies > limits.max_buffered_bodies:
+            self._open = None  # It would keep the whole message that it came in.
+            self._call = calls.serves.open(request, self, self._allow())
+        elif calls.buffered_bodies + len(chunk) > limits.max_buffered_bodies:
             self.refuse(ServiceError(Reason.OVERLOADED, retry_after=1.0))
         elif chunk:
+            self._body += chunk
+            calls.buffered_bodies += len(chunk)
             calls.outbox.control(self.lane.call, Credit(len(chunk)))
 
     def _forget_body(self) -> None:
-        self._calls.buffered_bodies -= self._size
-        self._chunks = []
-        self._size = 0
+        self._calls.buffered_bodies -= len(self._body)
+        self._body = bytearray()
 
     # The answer
 
@@ -143,12 +148,12 @@ class IncomingCall:
 
     def end(self) -> None:
         """See `Receiver.end`."""
-        self._calls.calls.pop(self.lane.call, None)
+        self._calls.forget(self.lane.call)
         self._calls.outbox.put(self.lane, END)
 
     def fail(self, error: ServiceError) -> None:
         """See `Receiver.fail`."""
-        self._calls.calls.pop(self.lane.call, None)
+        self._calls.forget(self.lane.call)
         self._calls.outbox.put(self.lane, error)
 
     def refuse(self, error: ServiceError) -> None:
@@ -169,11 +174,13 @@ class IncomingCall:
             self._call.grant(credit)
 
     def _allow(self) -> int:
-        if self._calls.outbox.data_bytes >= self._calls.limits.outbox_soft:
-            self._calls.withheld[self.lane.call] = self
-            return 0
-        credit, self._credit = self._credit, 0
-        return min(credit, MAX_CREDIT)
+        calls = self._calls
+        full = calls.outbox.data_bytes >= calls.limits.outbox_soft
+        allowed = 0 if full else min(self._credit, MAX_CREDIT)
+        self._credit -= allowed
+        if self._credit:  # `release` passes the rest on, as the outbox empties.
+            calls.withheld[self.lane.call] = self
+        return allowed
 
     def abandon(self) -> None:
         """Stops the computation; nobody waits for the answer."""

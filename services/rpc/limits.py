@@ -9,7 +9,7 @@ INLINE_BODY_BYTES: Final = 64 * 1024
 """A request body up to this size travels in the frame that opens its call."""
 
 MAX_CREDIT: Final = 4 * 1024 * 1024
-"""The most that one grant can give."""
+"""The most that is passed on to a callee at once; the rest of a larger grant follows with the next message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,8 @@ class MuxLimits:
     """Answer bytes that wait to be sent; above it, grants are withheld, so that the calls behind pause."""
     outbox_hard: int = 256 * 1024 * 1024
     """Above it the peer is taken to grant credit without reading, and its stream ends."""
+    max_waiting: int = 256 * 1024
+    """Frames without data (pongs, credits, refusals) that may wait to be sent; beyond it, the peer's stream ends."""
 
 
 DEFAULT_LIMITS: Final = MuxLimits()

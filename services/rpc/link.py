@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from services.core.errors import Reason, ServiceError
 from services.core.inference import Inference
@@ -73,7 +74,7 @@ class Link:
         self._timing = timing
         self._lost = lost
         self._woken = asyncio.Event()
-        self._last_read = self._loop.time()
+        self._last_read = 0.0
         self._writing = False
         self._moved = asyncio.Event()
         self.mux = Mux(
@@ -98,6 +99,7 @@ class Link:
 
     async def run(self, stream: MessageStream) -> ServiceError:
         """Carries frames until either end has had enough; returns why. Every open call has then been ended."""
+        self._last_read = self._loop.time()
         reader = self._loop.create_task(self._read(stream))
         writer = self._loop.create_task(self._write(stream))
         watch = self._loop.create_task(self._watch())
@@ -116,33 +118,35 @@ class Link:
             for task in (reader, writer, watch):
                 task.cancel()
             await asyncio.gather(reader, writer, watch, return_exceptions=True)
-        return why
+        return self.mux.closed or why
 
     async def _read(self, stream: MessageStream) -> ServiceError:
         mux = self.mux
-        while (message := await stream.read()) is not grpc.aio.EOF:
-            self._last_read = self._loop.time()
-            try:
+        try:
+            while (message := await stream.read()) is not grpc.aio.EOF:
+                self._last_read = self._loop.time()
                 mux.receive(message.frames)
-            except ProtocolViolationError as violation:
-                log.warning("a peer broke the session protocol: %s", violation)
-                error = ServiceError(Reason.PROTOCOL_VIOLATION, f"The peer broke the session protocol: {violation}.")
-                mux.tell_why(error)
-                return error
-            self._moved.set()
-            if mux.closed is not None:
-                return mux.closed
+                self._moved.set()
+                if mux.closed is not None:
+                    return mux.closed
+        except (ProtocolViolationError, DecodeError) as violation:
+            log.warning("a peer broke the session protocol: %s", violation)
+            error = ServiceError(Reason.PROTOCOL_VIOLATION, f"The peer broke the session protocol: {violation}.")
+            mux.tell_why(error)
+            return error
         return ServiceError(self._lost)
 
     async def _write(self, stream: MessageStream) -> ServiceError:
         mux, woken, timing = self.mux, self._woken, self._timing
         last = 0.0
-        while mux.closed is None:
+        closing = False
+        while not closing:  # The last message comes after the close, and says why.
             await woken.wait()
             early = last + timing.flush_interval - self._loop.time()
             if early > 0 and mux.open_calls > timing.eager_calls and mux.closed is None:
                 await asyncio.sleep(early)
             woken.clear()
+            closing = mux.closed is not None
             last = self._loop.time()
             message = self._message()
             mux.take(message.frames)
@@ -153,13 +157,13 @@ class Link:
                 await stream.write(message)
                 self._writing = False
                 self._moved.set()
-        return mux.closed
+        return mux.closed or ServiceError(self._lost)
 
     async def _watch(self) -> ServiceError:
         timing = self._timing
         tick = timing.ping_interval / 2
         nonce = 0
-        while True:
+        while self.mux.closed is None:  # It may close while the writer waits for a peer that does not read.
             before = self._loop.time()
             await asyncio.sleep(tick)
             # Time that this process itself was not given, on a starved machine, says nothing about the peer.
@@ -170,3 +174,4 @@ class Link:
             if silence >= timing.ping_interval:
                 nonce += 1
                 self.mux.ping(nonce)
+        return self.mux.closed

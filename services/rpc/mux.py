@@ -20,6 +20,7 @@ from typing import Final, Protocol
 
 from weft.session.v1 import frame_pb2
 
+from services.core.answers import ReadyAnswer
 from services.core.errors import Reason, ServiceError
 from services.core.inference import Call, Inference, Receiver, Request
 from services.rpc.errors import from_proto
@@ -27,7 +28,7 @@ from services.rpc.frames import Frames
 from services.rpc.incoming import IncomingCalls
 from services.rpc.limits import DEFAULT_LIMITS, MuxLimits, ProtocolViolationError
 from services.rpc.outbox import Outbox
-from services.rpc.outgoing import OutgoingCalls, RefusedCall
+from services.rpc.outgoing import OutgoingCalls
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class Mux:
         self._wake = wake
         self._defer = defer
         self._events = events
+        self._limits = limits
         self._outbox = Outbox(wake)
         self._peer: frame_pb2.Hello | None = None
         self._peer_drains = False
@@ -110,6 +112,8 @@ class Mux:
             if handler is None:
                 raise ProtocolViolationError(f"{kind} from the wrong end")
             handler(frame)
+        if len(self._outbox) > self._limits.max_waiting:
+            raise ProtocolViolationError("it sends and does not read")
 
     def take(self, frames: Frames) -> None:
         """Moves what is to be sent into a message."""
@@ -140,7 +144,7 @@ class Mux:
     def open(self, request: Request, receiver: Receiver, credit: int) -> Call:
         """See `Inference.open`. Refused as WORKER_LOST, SHUTTING_DOWN or OVERLOADED where the peer cannot take it."""
         if (refusal := self._refusal()) is not None:
-            refused = RefusedCall(refusal, receiver)
+            refused = ReadyAnswer(refusal, receiver, credit)
             self._defer(refused.tell)
             return refused
         assert self._outgoing is not None
@@ -155,6 +159,7 @@ class Mux:
                 self._outgoing.close(error)
             if self._incoming is not None:
                 self._incoming.close()
+            self._outbox.clear()
             self._wake()
 
     def tell_why(self, error: ServiceError) -> None:

@@ -14,6 +14,10 @@ MESSAGE_BYTES: Final = 256 * 1024
 QUANTUM_BYTES: Final = 16 * 1024
 """What one lane may put into a message before the next lane has its turn."""
 
+LANE_BYTES: Final = 512
+"""What a lane's turn counts for beside its data: heads and openings bear headers, and thousands of them in one message
+would exceed what gRPC takes."""
+
 
 class Lane:
     """The frames of one call that are still to be sent, in order."""
@@ -35,6 +39,10 @@ class Outbox:
         self._control: list[tuple[int, Item]] = []
         self._lanes: deque[Lane] = deque()
         self.data_bytes = 0
+
+    def __len__(self) -> int:
+        """Control frames and lanes that wait."""
+        return len(self._control) + len(self._lanes)
 
     def __bool__(self) -> bool:
         return bool(self._control or self._lanes)
@@ -59,6 +67,14 @@ class Outbox:
         lane.items.clear()
         # A lane that is scheduled and empty is passed over when its turn comes.
 
+    def clear(self) -> None:
+        """Forgets what all calls still had to send. Control frames stay: one may say why the stream ends."""
+        for lane in self._lanes:
+            lane.items.clear()
+            lane.scheduled = False
+        self._lanes.clear()
+        self.data_bytes = 0
+
     def take(self, frames: Frames) -> None:
         """Moves the next frames into a message, at most about MESSAGE_BYTES."""
         for call, item in self._control:
@@ -68,7 +84,7 @@ class Outbox:
         room = MESSAGE_BYTES
         while lanes and room > 0:
             lane = lanes.popleft()
-            room -= self._emit(lane, frames)
+            room -= self._emit(lane, frames) + LANE_BYTES
             if lane.items:
                 lanes.append(lane)
             else:

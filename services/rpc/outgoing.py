@@ -8,7 +8,7 @@ from services.core.errors import ServiceError
 from services.core.inference import Head, Receiver, Request
 from services.rpc.errors import from_proto
 from services.rpc.frames import CANCEL, END, Credit, Opening, decode_head
-from services.rpc.limits import INLINE_BODY_BYTES, MAX_CREDIT, ProtocolViolationError
+from services.rpc.limits import INLINE_BODY_BYTES, ProtocolViolationError
 from services.rpc.outbox import Lane, Outbox
 
 
@@ -33,18 +33,15 @@ class OutgoingCalls:
     def open(self, request: Request, receiver: Receiver, credit: int, body_credit: int) -> OutgoingCall:
         """Opens a call; the peer lets us send `body_credit` bytes of its body at first."""
         self._last += 1
-        call = OutgoingCall(
-            self._outbox, self._calls, Lane(self._last), receiver, request.body, min(credit, MAX_CREDIT)
-        )
+        call = OutgoingCall(self._outbox, self._calls, Lane(self._last), receiver, request.body, credit)
         self._calls[self._last] = call
         call.begin(request, body_credit)
         return call
 
     def close(self, error: ServiceError) -> None:
         """Ends every call with the error."""
-        calls = list(self._calls.values())
-        self._calls.clear()
-        for call in calls:
+        while self._calls:  # One at a time: a receiver that hears of it may cancel its other calls.
+            _, call = self._calls.popitem()
             call.lose(error)
 
     def _find(self, number: int) -> OutgoingCall | None:
@@ -117,9 +114,13 @@ class OutgoingCall:
 
     def grant(self, credit: int) -> None:
         """See `Call.grant`."""
-        if self._lane.call in self._calls:
-            self._credit += credit
+        if self._lane.call not in self._calls:
+            return
+        self._credit += credit
+        if self._lane.started:
             self._outbox.control(self._lane.call, Credit(credit))
+        else:  # Ahead of the frame that opens the call, the peer would take it for a breach of the protocol.
+            self._outbox.put(self._lane, Credit(credit))
 
     def cancel(self) -> None:
         """See `Call.cancel`."""
@@ -132,6 +133,8 @@ class OutgoingCall:
     def on_head(self, head: Head) -> None:
         if self._answered:
             raise ProtocolViolationError(f"a second head on call {self._lane.call}")
+        if not 200 <= head.status <= 599:
+            raise ProtocolViolationError(f"a head with status {head.status} on call {self._lane.call}")
         self._answered = True
         self._receiver.head(head)
 
@@ -157,25 +160,3 @@ class OutgoingCall:
     def _finish(self) -> None:
         del self._calls[self._lane.call]
         self._outbox.drop(self._lane)  # What is left of the request's body interests nobody any more.
-
-
-class RefusedCall:
-    """A call that could not be opened; its receiver hears so, but not before `open` has returned."""
-
-    __slots__ = ("_error", "_receiver")
-
-    def __init__(self, error: ServiceError, receiver: Receiver) -> None:
-        self._error = error
-        self._receiver: Receiver | None = receiver
-
-    def tell(self) -> None:
-        """Tells the receiver, unless it has left."""
-        if self._receiver is not None:
-            self._receiver.fail(self._error)
-
-    def grant(self, credit: int) -> None:
-        """Nothing will come."""
-
-    def cancel(self) -> None:
-        """See `Call.cancel`."""
-        self._receiver = None
