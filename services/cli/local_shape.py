@@ -51,12 +51,11 @@ class Shape:
 def place(config: Config, shape: Shape) -> Overrides:
     """The settings that make the parts listen, and find each other. Raises `CommandError` if a port is taken."""
     auth, registry, router = (_internal(config, shape, service) for service in ("auth", "registry", "router"))
-    known = {"auth_address": auth, "service_key_file": str(config.home / "service.key")}
     host, port = _facade(config, shape)
     return {
         "auth": {"address": auth},
-        "registry": {"address": registry, **known},
-        "router": {"address": router, "registry_address": registry, **known},
+        "registry": {"address": registry, "auth_address": auth},
+        "router": {"address": router, "registry_address": registry, "auth_address": auth},
         "facade": {"host": host, "port": port, "router_address": router},
         "metrics": {"port": _metrics(config, shape)},
     }

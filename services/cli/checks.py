@@ -1,0 +1,119 @@
+"""What `weft doctor` looks at, in the order in which one part needs another."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from services.cli.completions import open_completions
+from services.cli.connection import Service, address_of, facade_url, read_key
+from services.cli.failures import CommandError
+from services.cli.overview import look
+from services.cli.ports import is_free
+from services.cli.settings import load
+from services.rpc.channel import dial
+from services.rpc.server import check_health
+from services.runtime.config import Config, ConfigError
+from services.runtime.home import log_file
+
+HEALTH_TIMEOUT = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The outcome of one look; `remedy` is empty where all is well."""
+
+    part: str
+    found: str
+    remedy: str = ""
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing needs to be done."""
+        return not self.remedy
+
+
+async def examine() -> AsyncIterator[Check]:
+    """Looks at one part after the other, and ends after the first that the others cannot do without."""
+    try:
+        config = load()
+    except ConfigError as error:
+        yield Check("configuration", str(error), "correct it, then run 'weft config check'")
+        return
+    yield Check("configuration", str(config.file or "none; all is by default"))
+    yield (home := _home(config))
+    if not home.good:
+        return
+    services: tuple[Service, ...] = ("auth", "registry", "router")
+    well = True
+    for service in services:
+        yield (check := await _service(config, service))
+        well = well and check.good
+    if well:
+        async for check in _use(config):
+            yield check
+
+
+def _home(config: Config) -> Check:
+    try:
+        config.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=config.home):
+            pass
+    except OSError as error:
+        remedy = f"make it a folder that {os.environ.get('USER', 'you')} may write to, or set WEFT_HOME to another"
+        return Check("home", f"{config.home}: {error.strerror}", remedy)
+    return Check("home", f"{config.home} is writable")
+
+
+async def _service(config: Config, service: Service) -> Check:
+    address = address_of(config, service)
+    async with dial(address) as channel:
+        if await check_health(channel, "", timeout=HEALTH_TIMEOUT):
+            return Check(service, f"ready at {address}")
+    host, _, port = address.rpartition(":")
+    if is_free(host, int(port)):
+        return Check(service, f"nothing listens at {address}", f"run 'weft up', or 'weft serve {service}'")
+    remedy = f"see its log, {log_file(config.home, service)}; if it is another program, set '{service}.address'"
+    return Check(service, f"what listens at {address} is not ready", remedy)
+
+
+async def _use(config: Config) -> AsyncIterator[Check]:
+    """What needs the services: a key, a worker, an answer."""
+    try:
+        key = read_key(config)
+    except CommandError as error:
+        yield Check("key", str(error), "have one, as it says")
+        return
+    overview = await look(config)
+    if overview.unreachable:
+        yield Check("key", overview.unreachable[0], "use an administrator's key: set WEFT_API_KEY")
+        return
+    yield Check("key", "accepted by registry and router")
+    workers = [worker for endpoint in overview.endpoints for worker in endpoint.workers]
+    ready = sum(worker.state == "ready" for worker in workers)
+    if ready:
+        yield Check("workers", f"{ready} of {len(workers)} ready; models: {', '.join(overview.models) or 'none'}")
+    elif workers:
+        yield Check("workers", workers[0].detail or workers[0].state, "see that its vLLM runs")
+    else:
+        yield Check("workers", "none is attached", "run 'weft worker --vllm-url URL'")
+    async for check in _answers(facade_url(config), key):
+        yield check
+
+
+async def _answers(url: str, key: str) -> AsyncIterator[Check]:
+    try:
+        async with open_completions(url, key) as completions:
+            models = await completions.models()
+            yield Check("facade", f"{url}/v1 lists {len(models)} models")
+            if not models:
+                yield Check("answer", "there is no model to ask", "attach a worker, or allow the key a model")
+                return
+            async with aclosing(completions.ask(models[0], [{"role": "user", "content": "Hello"}])) as pieces:
+                first = [piece async for piece in pieces]
+            yield Check("answer", f"{models[0]} answered in {len(first)} pieces")
+    except CommandError as error:
+        yield Check("facade", str(error), "see 'weft status', and the facade's log")

@@ -1,0 +1,93 @@
+"""`weft status`: endpoints, workers, models and load."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from services.cli.overview import EndpointRow, Overview, WorkerRow, look
+from services.cli.settings import load
+from services.runtime.config import Config
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+_STYLES = {"ready": "green", "starting": "yellow", "unhealthy": "red", "draining": "yellow", "active": "green"}
+_NUMBERS = ("Running", "Waiting", "KV cache", "Open calls", "Ended calls", "Tokens in", "Tokens out")
+
+
+@app.command()
+def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Stay, and show changes as they come.")] = False,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks, with --watch.")] = 1.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show endpoints, workers, models and load; what cannot be reached is said. Needs a key with the role admin."""
+    config = load()
+    if watch:
+        asyncio.run(_watch(config, interval))
+        return
+    overview = asyncio.run(look(config))
+    if as_json:
+        print(json.dumps(overview.to_builtins(), indent=2))
+    else:
+        Console(highlight=False).print(render(overview))
+    if overview.unreachable:
+        raise typer.Exit(1)
+
+
+async def _watch(config: Config, interval: float) -> None:
+    console = Console(highlight=False)
+    with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
+        while True:
+            live.update(render(await look(config)), refresh=True)
+            await asyncio.sleep(interval)
+
+
+def render(overview: Overview) -> RenderableType:
+    """The overview as a table, with a line for each part that cannot be reached."""
+    table = Table("Endpoint", "Worker", "State", "Models", box=None, padding=(0, 2, 0, 0))
+    for number in _NUMBERS:
+        table.add_column(number, justify="right")
+    for endpoint in overview.endpoints:
+        table.add_row(endpoint.name, "", _endpoint_state(endpoint), Text(", ".join(endpoint.models)))
+        for worker in endpoint.workers:
+            table.add_row("", worker.instance[:8], _state(worker.state), Text(", ".join(worker.models)), *_load(worker))
+    models = Text(f"Models that you may call: {', '.join(overview.models) or 'none'}")
+    troubles = [Text(trouble, style="red") for trouble in overview.unreachable]
+    details = [
+        Text(f"{endpoint.name} {worker.instance[:8]}: {worker.detail}", style="yellow")
+        for endpoint in overview.endpoints
+        for worker in endpoint.workers
+        if worker.state != "ready" and worker.detail
+    ]
+    return Group(table, Text(), models, *details, *troubles)
+
+
+def _endpoint_state(endpoint: EndpointRow) -> Text:
+    if endpoint.availability == "active" and endpoint.backend == "session" and not endpoint.workers:
+        return Text("no worker", style="yellow")
+    state = _state(endpoint.availability)
+    return state + Text(f" ({endpoint.notice})") if endpoint.notice else state
+
+
+def _state(state: str) -> Text:
+    return Text(state, style=_STYLES.get(state, ""))
+
+
+def _load(worker: WorkerRow) -> tuple[str, ...]:
+    return (
+        str(worker.running),
+        str(worker.waiting),
+        f"{worker.kv_cache_usage:.0%}",
+        str(worker.open_calls),
+        str(worker.ended_calls),
+        f"{worker.prompt_tokens:,}",
+        f"{worker.generation_tokens:,}",
+    )
