@@ -27,6 +27,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Serves as the flags say, those of the process by default; exits with one sentence if it cannot."""
     arguments = vars(_parser().parse_args(argv))
     models = arguments.pop("models")
     if models:

@@ -10,13 +10,17 @@ from typing import Any
 
 import msgspec
 
-from services.sim.bodies import Chat, Completion, Generation, Tool
+from services.sim.bodies import Chat, Completion, Generation, NamedTool, Tool
 from services.sim.config import SimConfig
 from services.sim.errors import api_error, bad_parameter
 from services.sim.schema import example
 from services.sim.words import answer_words, count_tokens
 
+#: Characters in one token of a guided answer.
 _PIECE = 4
+
+#: vLLM's own bound, VLLM_MAX_N_SEQUENCES.
+_MAX_N = 16384
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,8 @@ def _answer(
     count = 1 if body.n is None else body.n
     if count < 1:
         raise api_error(400, f"n must be at least 1, got {count}.")
+    if count > _MAX_N:
+        raise api_error(400, f"n must be at most {_MAX_N}, got {count}.")
     length = _length(limit, count_tokens(prompt), config)
     seed = config.seed + (body.seed or 0)
     guided = tool if tool else _guided(body)
@@ -149,7 +155,7 @@ def _text(content: object) -> str:
 
 def _called_tool(body: Chat) -> tuple[str, object] | None:
     """The function that the request makes the model call, with the arguments of the call."""
-    named = body.tool_choice["function"]["name"] if isinstance(body.tool_choice, dict) else None
+    named = body.tool_choice.function.name if isinstance(body.tool_choice, NamedTool) else None
     for tool in body.tools or ():
         if body.tool_choice == "required" or tool.function.name == named:
             return tool.function.name, example(tool.function.parameters)
@@ -158,11 +164,11 @@ def _called_tool(body: Chat) -> tuple[str, object] | None:
 
 def _guided(body: Generation) -> tuple[str, object] | None:
     """The JSON that `response_format` asks for."""
-    wanted = body.response_format or {}
-    if wanted.get("type") == "json_object":
+    wanted = body.response_format
+    if wanted and wanted.type == "json_object":
         return "", {"answer": "sim"}
-    if wanted.get("type") == "json_schema":
-        return "", example((wanted.get("json_schema") or {}).get("schema"))
+    if wanted and wanted.type == "json_schema":
+        return "", example((wanted.json_schema or {}).get("schema"))
     return None
 
 

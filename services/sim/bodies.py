@@ -24,6 +24,15 @@ class Tool(msgspec.Struct, frozen=True):
     function: Function
 
 
+class NamedTool(msgspec.Struct, frozen=True):
+    function: Function
+
+
+class ResponseFormat(msgspec.Struct, frozen=True):
+    type: str
+    json_schema: dict[str, Any] | None = None
+
+
 class Body(msgspec.Struct, frozen=True):
     """What every inference request has. Fields that the simulator does not know are ignored."""
 
@@ -39,14 +48,14 @@ class Generation(Body, frozen=True):
     n: int | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
-    response_format: dict[str, Any] | None = None
+    response_format: ResponseFormat | None = None
 
 
 class Chat(Generation, frozen=True, kw_only=True):
     messages: list[dict[str, Any]]
     max_completion_tokens: int | None = None
     tools: list[Tool] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tool_choice: str | NamedTool | None = None
 
 
 class Completion(Generation, frozen=True):

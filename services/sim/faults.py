@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from http import HTTPStatus
 
 import msgspec
+
+_ERROR_STATUSES = frozenset(status.value for status in HTTPStatus if status >= 400)
 
 
 class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -34,8 +37,8 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
             raise ValueError(f"a fault sets exactly one of {named}; this one sets {len(chosen)}")
         if self.times < 1 or any((getattr(self, kind) or 0) < 0 for kind in kinds):
             raise ValueError("times must be 1 or more, token counts and the status must not be negative")
-        if self.status is not None and not 400 <= self.status <= 599:
-            raise ValueError(f"status must be between 400 and 599, got {self.status}")
+        if self.status is not None and self.status not in _ERROR_STATUSES:
+            raise ValueError(f"status must be an HTTP status that reports an error, got {self.status}")
 
     @property
     def cut(self) -> int | None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 from typing import cast
 
@@ -179,7 +180,7 @@ class Connection(asyncio.Protocol):
 
     def _head(self, status: int, headers: bytes) -> bytes:
         connection = b"" if self._keep_alive else b"connection: close\r\n"
-        return _STATUS_LINES[status] + _dated() + headers + connection + b"\r\n"
+        return _STATUS_LINES[status] + _common_headers(int(time.time())) + headers + connection + b"\r\n"
 
     def _answered(self) -> None:
         self.answering = False
@@ -188,14 +189,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
 
-_date_line = (0, b"")
-
-
-def _dated() -> bytes:
+@lru_cache(maxsize=1)
+def _common_headers(second: int) -> bytes:
     """The header lines that every answer of vLLM has; the date is formatted once a second."""
-    global _date_line
-    now = int(time.time())
-    if _date_line[0] != now:
-        date = formatdate(now, usegmt=True).encode()
-        _date_line = (now, b"date: " + date + b"\r\nserver: uvicorn\r\nvary: Origin\r\n")
-    return _date_line[1]
+    return b"date: " + formatdate(second, usegmt=True).encode() + b"\r\nserver: uvicorn\r\nvary: Origin\r\n"

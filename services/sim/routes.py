@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Callable
@@ -23,6 +24,8 @@ from services.sim.http import JSON, Connection, Request
 from services.sim.metrics import exposition
 from services.sim.render import chat_json, chat_script, completion_json, completion_script
 from services.sim.words import detokenize, tokenize
+
+_log = logging.getLogger(__name__)
 
 Handler = Callable[[Request, Connection], None]
 
@@ -67,6 +70,9 @@ class Routes:
             connection.respond(refusal.status, refusal.body)
         except QueueFullError:
             connection.respond(503, busy().body)
+        except Exception:
+            _log.exception("%s %s failed", request.method, request.path)
+            connection.respond(500, api_error(500, "Internal server error").body)
 
     def _authorized(self, request: Request) -> bool:
         key = self._config.api_key

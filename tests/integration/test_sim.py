@@ -84,6 +84,15 @@ async def test_plain_routes_answer_as_vllms(method, path, status, body):
         assert ("allow" in response.headers) == (status == 405)
 
 
+async def test_what_the_simulator_cannot_cope_with_is_a_500_and_the_server_lives_on():
+    """A schema that is none: vLLM refuses it by a library that the simulator does without."""
+    senseless = {"type": "json_schema", "json_schema": {"schema": {"properties": 3}}}
+    async with sim(FAST) as client:
+        async with client.post("/v1/chat/completions", json={**CHAT, "response_format": senseless}) as response:
+            assert response.status == 500
+        assert (await client.get("/health")).status == 200
+
+
 async def test_text_becomes_tokens_and_back():
     async with sim(FAST) as client:
         async with client.post("/tokenize", json={"prompt": "grüß dich", "return_token_strs": True}) as response:

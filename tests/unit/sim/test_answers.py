@@ -127,6 +127,7 @@ def test_an_endless_schema_ends():
         ({"prompt": None}, "Either prompt or prompt_embeds must be provided and non-empty. (parameter=prompt)"),
         ({"prompt": "\ud800"}, "TextEncodeInput must be Union"),
         ({"n": 0}, "n must be at least 1, got 0."),
+        ({"n": 10**9}, "n must be at most 16384, got 1000000000."),
     ],
 )
 def test_parameters_that_vllm_refuses_are_refused(fields, message):
@@ -194,7 +195,8 @@ def test_faults_strike_in_order_and_as_often_as_asked():
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, {"status": 200}, {"status": 500, "refuse_health": True}, {"status": 500, "times": 0}]
+    "fields",
+    [{}, {"status": 200}, {"status": 499}, {"status": 500, "refuse_health": True}, {"status": 500, "times": 0}],
 )
 def test_a_senseless_fault_is_refused(fields):
     with pytest.raises(ValueError, match=r"fault|times|status"):
