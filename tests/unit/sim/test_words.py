@@ -60,3 +60,10 @@ def test_the_least_recently_used_block_goes_first():
 def test_without_blocks_nothing_is_counted():
     cache = PrefixCache(0)
     assert cache.admit(b"x" * 1000) == cache.admit(b"x" * 1000) == cache.queried_tokens == 0
+
+
+def test_a_block_whose_predecessor_is_gone_is_no_hit():
+    cache = PrefixCache(2)
+    prompt = b"".join(bytes([n]) * 64 for n in range(3)) + b"!"
+    assert cache.admit(prompt) == 0
+    assert cache.admit(prompt) == 0
