@@ -1,0 +1,98 @@
+"""The registry, put together: the database, the hub that tells of changes, the gRPC server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Final
+
+from weft.auth.v1 import auth_pb2_grpc
+from weft.registry.v1 import registry_pb2_grpc
+
+from services.core.errors import Reason, ServiceError
+from services.registry.config import RegistryConfig
+from services.registry.database import open_database
+from services.registry.seed import plant
+from services.registry.servicer import ACCESS, SERVICE, RegistryServicer
+from services.registry.store import Store
+from services.registry.watch import Hub
+from services.rpc.authenticator import CachedAuthenticator
+from services.rpc.boundary import Boundary
+from services.rpc.channel import dial
+from services.rpc.server import GrpcServer
+from services.runtime.process import Process
+
+log = logging.getLogger(__name__)
+
+RETRY: Final = 1.0
+"""Seconds between two attempts to reach a database that does not answer at the start."""
+
+
+async def serve(config: RegistryConfig, process: Process) -> None:
+    """Runs the registry until `process.stopping`. Raises `ServiceError` or `AddressInUseError` if it cannot begin, with
+    a sentence that says why.
+    """
+    store = Store(open_database(config.database, process.home))
+    hub = Hub(store)
+    store.on_commit(hub.wake)
+    key_file = process.home / (config.service_key_file or "service.key")
+    async with dial(config.auth_address) as auth:
+        authenticator = CachedAuthenticator(auth_pb2_grpc.AuthServiceStub(auth), lambda: _read_key(key_file))
+        server = GrpcServer(
+            config.address,
+            Boundary(ACCESS, authenticator),
+            [SERVICE],
+            [lambda grpc: registry_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryServicer(store, hub), grpc)],
+        )
+        await server.start()
+        try:
+            await _until_stopping(_work(config, process, store, hub, server), process.stopping)
+        finally:
+            hub.close()
+            await server.stop(process.grace)
+            await authenticator.close()
+            await store.close()
+
+
+async def _work(config: RegistryConfig, process: Process, store: Store, hub: Hub, server: GrpcServer) -> None:
+    await _open(store)
+    await plant(config.seed, store)
+    await hub.refresh()
+    await server.set_ready(True)
+    process.ready("registry", server.address)
+    await hub.run()
+
+
+async def _open(store: Store) -> None:
+    """Waits for a database that is not there yet: after a power cut, it may be the slower of the two to start."""
+    said = ""
+    while True:
+        try:
+            return await store.start()
+        except ServiceError as error:
+            if said != (said := str(error.__cause__)):
+                log.warning("%s (%s)", error, said)
+        await asyncio.sleep(RETRY)
+
+
+async def _until_stopping(work: Coroutine[None, None, None], stopping: asyncio.Event) -> None:
+    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(stopping.wait())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if tasks[0].done():
+            tasks[0].result()  # It runs until cancelled; if it has ended it has failed, and this raises why.
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _read_key(file: Path) -> str:
+    """Read anew at each use, so that a rotated key is taken up without a restart."""
+    try:
+        return file.read_text().strip()
+    except OSError as error:
+        message = f"The registry's service key cannot be read from {file}: {error.strerror}."
+        raise ServiceError(Reason.AUTH_UNAVAILABLE, message) from error

@@ -1,0 +1,9 @@
+"""Run by alembic, on the connection that `services/registry/schema.py` hands it."""
+
+from alembic import context
+
+from services.registry.tables import metadata
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
+with context.begin_transaction():
+    context.run_migrations()

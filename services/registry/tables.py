@@ -1,0 +1,74 @@
+"""The tables. Each resource is one row: its name, what is looked for in it, and the whole as a proto."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+from weft.registry.v1 import resources_pb2
+
+Resource = resources_pb2.Cluster | resources_pb2.Endpoint | resources_pb2.Route
+
+# By bytes on every database: a page begins after the last name of the one before, and PostgreSQL would otherwise sort
+# by the rules of a language, which differ from the order of SQLite.
+_NAME = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+
+metadata: Final = sa.MetaData()
+
+state: Final = sa.Table(
+    "registry_state",
+    metadata,
+    sa.Column("incarnation", sa.Text, primary_key=True),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+)
+clusters: Final = sa.Table(
+    "clusters",
+    metadata,
+    sa.Column("name", _NAME, primary_key=True),
+    sa.Column("content", sa.LargeBinary, nullable=False),
+)
+endpoints: Final = sa.Table(
+    "endpoints",
+    metadata,
+    sa.Column("name", _NAME, primary_key=True),
+    sa.Column("cluster", _NAME, sa.ForeignKey("clusters.name"), nullable=False, index=True),
+    sa.Column("content", sa.LargeBinary, nullable=False),
+)
+routes: Final = sa.Table(
+    "routes",
+    metadata,
+    sa.Column("name", _NAME, primary_key=True),
+    sa.Column("model", sa.Text, nullable=False, unique=True),
+    sa.Column("content", sa.LargeBinary, nullable=False),
+)
+route_targets: Final = sa.Table(
+    "route_targets",
+    metadata,
+    sa.Column("route", _NAME, sa.ForeignKey("routes.name", ondelete="CASCADE"), primary_key=True),
+    sa.Column("endpoint", _NAME, sa.ForeignKey("endpoints.name"), primary_key=True, index=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of resource. All of its names begin with `prefix`."""
+
+    noun: str
+    prefix: str
+    message: type[Resource]
+    table: sa.Table
+
+
+CLUSTER: Final = Kind("cluster", "clusters/", resources_pb2.Cluster, clusters)
+ENDPOINT: Final = Kind("endpoint", "clusters/", resources_pb2.Endpoint, endpoints)
+ROUTE: Final = Kind("route", "routes/", resources_pb2.Route, routes)
+KINDS: Final = (CLUSTER, ENDPOINT, ROUTE)
+"""Each after those that it refers to."""
+
+
+def kind_of(name: str) -> Kind:
+    """The kind of a resource by its name."""
+    if name.startswith("routes/"):
+        return ROUTE
+    return ENDPOINT if "/endpoints/" in name else CLUSTER
