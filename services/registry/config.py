@@ -19,8 +19,8 @@ class SeedEndpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Seed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is made at a start if it does not exist; the clusters of the endpoints too. What exists stays as it is."""
 
-    clusters: tuple[str, ...] = ()
-    endpoints: tuple[SeedEndpoint, ...] = ()
+    clusters: list[str] = []
+    endpoints: list[SeedEndpoint] = []
 
 
 class RegistryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
