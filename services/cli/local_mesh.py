@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import grpc
 from weft.inference.v1 import inference_pb2, inference_pb2_grpc
-from weft.registry.v1 import registry_pb2, registry_pb2_grpc, resources_pb2
 from weft.session.v1 import session_pb2, session_pb2_grpc
 
 from services.cli.connection import TIMEOUT
 from services.cli.inside import InsideServices
-from services.cli.local_shape import CLUSTER, Shape, place
+from services.cli.local_shape import Shape, place
 from services.cli.parts import service_part, to_environ, worker_part
-from services.core.errors import Reason
 from services.rpc.channel import bearer, dial
-from services.rpc.errors import from_rpc_error
 from services.runtime.child import Child, ChildSpec
 from services.runtime.config import Config
 from services.runtime.supervisor import Supervisor
@@ -43,7 +40,6 @@ class LocalMesh:
         places = place(config, shape)
         self._environ = {"WEFT_HOME": str(config.home), **to_environ(places)}
         self._router = str(places["router"]["address"])
-        self._registry = str(places["registry"]["address"])
         self.url = f"http://{places['facade']['host']}:{places['facade']['port']}"
         self._supervisor = Supervisor(grace=GRACE, tell=tell)
         self._inside = InsideServices(self._environ, grace=GRACE)
@@ -59,7 +55,6 @@ class LocalMesh:
             self._tell("Starting auth, registry, router and facade in this process")
             await self._inside.start()
             workers = await self._start_workers()
-            await self._seed()
         else:
             self._tell("Starting auth")
             await self._supervisor.start_ready(self._service("auth"))  # it makes the keys that the others read
@@ -68,9 +63,7 @@ class LocalMesh:
             router = await self._supervisor.start(self._service("router"))
             workers = await self._start_workers()
             facade = await self._supervisor.start(self._service("facade"))
-            await registry.ready()
-            await self._seed()
-            await asyncio.gather(router.ready(), facade.ready())
+            await asyncio.gather(registry.ready(), router.ready(), facade.ready())
         return await self._first_models(workers)
 
     async def run(self) -> None:
@@ -104,17 +97,6 @@ class LocalMesh:
             )
             for number, vllm in enumerate(self._vllms, start=1)
         ]
-
-    async def _seed(self) -> None:
-        """Makes the cluster and the endpoint of the workers, where they do not exist from an earlier start."""
-        endpoint = resources_pb2.Endpoint(
-            name=self._shape.endpoint, framework="vllm", session=resources_pb2.SessionBackend()
-        )
-        cluster = resources_pb2.Cluster(name=CLUSTER, display_name="This machine", frameworks=["vllm"])
-        async with dial(self._registry) as channel:
-            registry = registry_pb2_grpc.RegistryServiceStub(channel)
-            await _made(registry.CreateCluster(registry_pb2.CreateClusterRequest(cluster=cluster), **self._call()))
-            await _made(registry.CreateEndpoint(registry_pb2.CreateEndpointRequest(endpoint=endpoint), **self._call()))
 
     async def _first_models(self, workers: list[Child]) -> list[str]:
         """Waits until the router knows a model, or a worker dies."""
@@ -151,12 +133,3 @@ class LocalMesh:
 
     def _call(self) -> dict[str, Any]:
         return {"metadata": bearer(self.key), "timeout": TIMEOUT}
-
-
-async def _made(creation: Awaitable[object]) -> None:
-    try:
-        await creation
-    except grpc.RpcError as error:
-        explained = from_rpc_error(error, unavailable=Reason.REGISTRY_UNAVAILABLE)
-        if explained.reason is not Reason.RESOURCE_EXISTS:
-            raise explained from error

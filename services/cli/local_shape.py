@@ -5,6 +5,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import msgspec
 
 from services.cli.failures import CommandError
 from services.cli.parts import Overrides, Vllm, real_vllm, simulated_vllm
@@ -13,7 +16,6 @@ from services.cli.settings import SERVICES
 from services.runtime.config import Config
 from services.runtime.metrics import MetricsConfig
 
-CLUSTER = "clusters/local"
 DEFAULT_PORTS = {"router": 7000, "registry": 7001, "auth": 7002}
 
 
@@ -31,7 +33,7 @@ class Shape:
     @property
     def endpoint(self) -> str:
         """The endpoint that the workers serve."""
-        return f"{CLUSTER}/endpoints/{'vllm' if self.vllm_urls or self.vllm_model else 'sim'}"
+        return f"clusters/local/endpoints/{'vllm' if self.vllm_urls or self.vllm_model else 'sim'}"
 
     def vllms(self) -> list[Vllm]:
         """What each worker attaches. Raises `CommandError` if there is no `vllm` to launch."""
@@ -54,11 +56,18 @@ def place(config: Config, shape: Shape) -> Overrides:
     host, port = _facade(config, shape)
     return {
         "auth": {"address": auth},
-        "registry": {"address": registry, "auth_address": auth},
+        "registry": {"address": registry, "auth_address": auth, "seed": _seed(config, shape)},
         "router": {"address": router, "registry_address": registry, "auth_address": auth},
         "facade": {"host": host, "port": port, "router_address": router},
         "metrics": {"port": _metrics(config, shape)},
     }
+
+
+def _seed(config: Config, shape: Shape) -> dict[str, Any]:
+    """What weft.yaml seeds, and the endpoint of the workers; the registry makes what does not exist yet."""
+    seed: dict[str, Any] = msgspec.to_builtins(config.sections["registry"].seed)
+    seed["endpoints"] = [*seed["endpoints"], {"name": shape.endpoint}]
+    return seed
 
 
 def _internal(config: Config, shape: Shape, service: str) -> str:

@@ -1,0 +1,25 @@
+"""What `weft keys` reads from its command line."""
+
+import pytest
+import typer
+from weft.auth.v1 import auth_pb2
+
+from services.cli.keys import parse_lifetime, parse_role
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("30d", 2_592_000), ("12h", 43_200), ("90m", 5_400), ("45s", 45)])
+def test_a_lifetime_is_a_number_and_a_unit(text: str, seconds: int) -> None:
+    assert parse_lifetime(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "30", "d", "0d", "-1d", "1.5h", "30 d", "30w", "9999999999d"])
+def test_any_other_lifetime_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="30d"):
+        parse_lifetime(text)
+
+
+def test_roles_go_by_their_names() -> None:
+    assert parse_role("admin") == auth_pb2.ROLE_ADMIN
+    for wrong in ("root", "unspecified", ""):
+        with pytest.raises(typer.BadParameter, match="user, admin, worker, service"):
+            parse_role(wrong)
