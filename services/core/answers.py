@@ -1,4 +1,4 @@
-"""A call as an iterator, for those who are in no hurry: command line, tests, the plain gRPC call."""
+"""Answers apart from the data path: a call as an iterator, for those in no hurry, and an answer that is ready."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 
 from services.core.errors import ServiceError
-from services.core.inference import Head, Inference, Request
+from services.core.inference import Head, Inference, Receiver, Request
 
 WINDOW = 256 * 1024
 """Bytes of answer body that are on their way at most, by default."""
@@ -73,3 +73,43 @@ async def collect(inference: Inference, request: Request) -> tuple[Head, bytes]:
     if head is None:
         raise RuntimeError("an answer ended without a head: the callee broke the inference protocol")
     return head, bytes(body)
+
+
+class ReadyAnswer:
+    """A call whose answer is there already, as a `Call`. `tell` gives it, once `open` has returned."""
+
+    def __init__(self, answer: tuple[Head, bytes] | ServiceError, receiver: Receiver, credit: int) -> None:
+        self._answer = answer
+        self._receiver: Receiver | None = receiver
+        self._credit = credit
+        self._sent = 0
+
+    def tell(self) -> None:
+        """Gives the answer, or as much of it as was granted, unless the caller has left."""
+        if self._receiver is None:
+            return
+        if isinstance(self._answer, ServiceError):
+            self._receiver.fail(self._answer)
+        else:
+            self._receiver.head(self._answer[0])
+            self._send(self._answer[1])
+
+    def grant(self, credit: int) -> None:
+        """See `Call.grant`."""
+        self._credit += credit
+        if not isinstance(self._answer, ServiceError):
+            self._send(self._answer[1])
+
+    def cancel(self) -> None:
+        """See `Call.cancel`."""
+        self._receiver = None
+
+    def _send(self, body: bytes) -> None:
+        piece = body[self._sent : self._sent + self._credit]
+        if self._receiver is not None and piece:
+            self._sent += len(piece)
+            self._credit -= len(piece)
+            self._receiver.data(piece)
+        if self._receiver is not None and self._sent == len(body):
+            receiver, self._receiver = self._receiver, None
+            receiver.end()

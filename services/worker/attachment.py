@@ -118,7 +118,7 @@ class Attachment:
         if self._call is not None and not self._call.done():
             await self._call.done_writing()
 
-    async def _attach(self, stub: session_pb2_grpc.SessionServiceAsyncStub) -> ServiceError:
+    async def _attach(self, stub: session_pb2_grpc.SessionServiceStub) -> ServiceError:
         if self._token.life <= 0:
             request = session_pb2.EnrolRequest(endpoint=self._endpoint, instance=self._instance)
             self._token.set(await stub.Enrol(request, metadata=bearer(self._key()), timeout=_RPC_TIMEOUT))
@@ -142,7 +142,7 @@ class Attachment:
             self._call.cancel()
             self._link = None
 
-    async def _renew(self, stub: session_pb2_grpc.SessionServiceAsyncStub) -> None:
+    async def _renew(self, stub: session_pb2_grpc.SessionServiceStub) -> None:
         while True:
             # At half of its life; after a failure, at half of what is left.
             await asyncio.sleep(max(self._token.life / 2, 1.0))

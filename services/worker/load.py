@@ -35,4 +35,4 @@ def parse_load(metrics: str) -> frame_pb2.Load:
                 usage = max(usage, float(value))
         except ValueError:
             continue  # A line that is not in the format; the others still tell something.
-    return frame_pb2.Load(kv_cache_usage=usage, **{name: int(count) for name, count in counts.items()})  # type: ignore[arg-type]
+    return frame_pb2.Load(kv_cache_usage=usage, **{name: int(count) for name, count in counts.items()})

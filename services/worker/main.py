@@ -7,8 +7,9 @@ import contextlib
 import importlib.metadata
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 from weft.session.v1 import frame_pb2
 
@@ -53,11 +54,12 @@ async def serve(config: WorkerConfig, stopping: asyncio.Event) -> None:
         )
         for router in config.routers
     ]
-    work = [probe.run(), *(attachment.run() for attachment in attachments)]
+    work: list[Coroutine[Any, Any, object]] = [probe.run(), *(attachment.run() for attachment in attachments)]
     if config.vllm_command:
         work.append(Launcher(config.vllm_command, config.vllm_log, grace=config.grace).run())
-    tasks = [asyncio.get_running_loop().create_task(part) for part in work]
-    stop = asyncio.get_running_loop().create_task(stopping.wait())
+    loop = asyncio.get_running_loop()
+    tasks = [loop.create_task(part) for part in work]
+    stop = loop.create_task(stopping.wait())
     try:
         await asyncio.wait((stop, *tasks), return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:

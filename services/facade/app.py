@@ -1,0 +1,170 @@
+"""The ASGI application, without a framework: on the way of a call, every layer would cost more than the rest of the
+facade.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from services.core.errors import Reason, ServiceError
+from services.core.headers import TO_ROUTER
+from services.core.inference import Headers, Inference, Request
+from services.facade.exchange import Answer, Send, send_error, send_whole
+from services.facade.guard import CONNECTION
+from services.facade.metrics import OPEN_CALLS, count_response
+from services.facade.routes import Redirect, Route, resolve
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+
+_SMALLEST_WINDOW: Final = 16 * 1024
+_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
+_TRAVELLING: Final = frozenset(name.encode() for name in TO_ROUTER)
+_BODY_ERRORS: Final = frozenset(
+    {
+        Reason.BODY_NOT_JSON,
+        Reason.BODY_NOT_OBJECT,
+        Reason.BODY_TOO_DEEP,
+        Reason.DUPLICATE_KEY,
+        Reason.FIELD_INVALID,
+        Reason.MODEL_REQUIRED,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AppSettings:
+    """Sizes in bytes."""
+
+    max_body: int
+    call_window: int
+    window_budget: int
+
+
+class App:
+    """Answers HTTP requests. `ready` tells whether the mesh behind can take calls."""
+
+    def __init__(self, inference: Inference, ready: Callable[[], Awaitable[bool]], settings: AppSettings) -> None:
+        self._inference = inference
+        self._ready = ready
+        self._settings = settings
+        self._open_calls = 0
+        OPEN_CALLS.set_function(lambda: self._open_calls)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        headers, request_id = _travelling(scope["headers"])
+        method, path = scope["method"], scope["path"]
+        operation = path
+        try:
+            if path == "/health":
+                status = await self._health(send, request_id)
+            elif path == "/metrics":
+                content_type = (b"content-type", CONTENT_TYPE_LATEST.encode())
+                status = await send_whole(send, 200, (content_type,), generate_latest(), request_id)
+            else:
+                route = resolve(method, path)
+                if isinstance(route, Redirect):
+                    status = await _redirect(send, scope, route, request_id)
+                else:
+                    operation = route.operation
+                    status = await self._call(route, scope, headers, receive, send, request_id)
+        except ServiceError as error:
+            status = await send_error(send, error, operation, request_id)
+        count_response(operation, status)
+
+    async def _call(
+        self, route: Route, scope: Scope, headers: Headers, receive: Receive, send: Send, request_id: bytes
+    ) -> int:
+        body = await self._body(scope, receive) if route.method == "POST" else b""
+        if body is None:
+            return 499
+        request = Request(route.operation, headers, body, route.method, route.cluster, route.framework)
+        answer = Answer(send, scope["extensions"][CONNECTION], route.operation, request_id)
+        self._open_calls += 1
+        try:
+            await answer.relay(self._inference, request, self._window())
+        except ServiceError as error:
+            if route.known or error.reason not in _BODY_ERRORS:
+                raise
+            # Under /v1 anything that names a model is tried; what names none is simply not there.
+            raise ServiceError(Reason.OPERATION_NOT_FOUND) from error
+        finally:
+            self._open_calls -= 1
+        return answer.status
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
+        """The request's whole body; None if the client left before. Raises BODY_TOO_LARGE,
+        CONTENT_ENCODING_UNSUPPORTED.
+        """
+        limit = self._settings.max_body
+        for name, value in scope["headers"]:
+            if name == b"content-length" and int(value) > limit:
+                raise _too_large(limit)
+            if name == b"content-encoding" and value.lower() != b"identity":
+                encoding = value.decode("latin-1")[:40]
+                why = f"Request bodies with Content-Encoding '{encoding}' are not read; send the body without it."
+                raise ServiceError(Reason.CONTENT_ENCODING_UNSUPPORTED, why)
+        message = await receive()
+        body: bytes = message.get("body", b"")
+        if not message.get("more_body"):
+            return None if message["type"] == "http.disconnect" else body
+        pieces = [body]
+        size = len(body)
+        while message.get("more_body"):
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            pieces.append(message["body"])
+            size += len(message["body"])
+            if size > limit:
+                raise _too_large(limit)
+        return b"".join(pieces)
+
+    def _window(self) -> int:
+        """Bytes that may wait for one client: the less the more calls are open, so that all together stay bounded."""
+        settings = self._settings
+        return max(_SMALLEST_WINDOW, min(settings.call_window, settings.window_budget // max(1, self._open_calls)))
+
+    async def _health(self, send: Send, request_id: bytes) -> int:
+        if not await self._ready():
+            raise ServiceError(Reason.ROUTER_UNAVAILABLE, "No router that is ready can be reached.", retry_after=1.0)
+        content_type = (b"content-type", b"application/json")
+        return await send_whole(send, 200, (content_type,), b'{"status":"ready"}', request_id)
+
+
+def _travelling(headers: list[tuple[bytes, bytes]]) -> tuple[Headers, bytes]:
+    """The headers that go on to the router, and the request's id: the client's own if it is one that can be shown, else
+    a new one.
+    """
+    request_id = b""
+    credential = False
+    kept: list[tuple[str, str]] = []
+    for name, value in headers:
+        if name == b"x-request-id":
+            if _REQUEST_ID.fullmatch(value):
+                request_id = value
+        elif name in _TRAVELLING:
+            credential = credential or name == b"authorization"
+            kept.append((name.decode("latin-1"), value.decode("latin-1")))
+        elif name == b"x-api-key" and not credential:  # as Anthropic's clients send it
+            kept.append(("authorization", "Bearer " + value.decode("latin-1")))
+    request_id = request_id or secrets.token_hex(16).encode()
+    kept.append(("x-request-id", request_id.decode()))
+    return tuple(kept), request_id
+
+
+async def _redirect(send: Send, scope: Scope, redirect: Redirect, request_id: bytes) -> int:
+    host = next((value for name, value in scope["headers"] if name == b"host"), b"")
+    location = f"{scope['scheme']}://".encode() + host + redirect.path.encode()
+    return await send_whole(send, 307, ((b"location", location),), b"", request_id)
+
+
+def _too_large(limit: int) -> ServiceError:
+    return ServiceError(Reason.BODY_TOO_LARGE, f"The request's body is larger than {limit} bytes.")

@@ -1,0 +1,29 @@
+"""The facade's section of weft.yaml. Durations are in seconds, sizes in bytes."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class FacadeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the facade listens, which router it uses, and what it bears from clients."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    router_address: str = "127.0.0.1:7000"
+    wait_for_router_s: float = 3.0
+    """How long a call waits for a router that is away, as during a restart."""
+    max_body_bytes: int = 32 * 1024 * 1024
+    max_header_bytes: int = 64 * 1024
+    header_timeout_s: float = 10.0
+    """From the first byte of a request, or from the connection, to the end of its headers."""
+    body_timeout_s: float = 60.0
+    """Between the end of a request's headers and the end of its body."""
+    keep_alive_s: float = 75.0
+    """How long an idle connection is kept. Longer than proxies keep theirs, so that they do not reuse one that is
+    closing.
+    """
+    call_window_bytes: int = 256 * 1024
+    """Answer bytes of one call that wait for its client at most."""
+    window_budget_bytes: int = 64 * 1024 * 1024
+    """Answer bytes of all calls together, roughly: windows shrink as more calls are open, to 16 KiB at the least."""

@@ -1,0 +1,32 @@
+"""Server-sent events, as far as a relay must know them: where one ends (https://html.spec.whatwg.org/multipage/server-
+sent-events.html).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+_ENDS: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
+
+
+class EventBoundary:
+    """Lets bytes through up to the end of the last whole event, so that an error event never follows half of one."""
+
+    __slots__ = ("_held",)
+
+    def __init__(self) -> None:
+        self._held = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """The bytes that may go out now."""
+        if not self._held and chunk.endswith(_ENDS):
+            return chunk
+        data = self._held + chunk
+        cut = max(data.rfind(end) + len(end) if end in data else 0 for end in _ENDS)
+        self._held = data[cut:]
+        return data[:cut]
+
+    def rest(self) -> bytes:
+        """What is held, at the end of a stream that ended well."""
+        held, self._held = self._held, b""
+        return held

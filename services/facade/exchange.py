@@ -1,0 +1,166 @@
+"""One HTTP exchange: the request becomes a call, and what comes back goes out as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from services.core.errors import Reason, ServiceError
+from services.core.inference import Call, Head, Inference, Request
+from services.facade.errors import render, render_event
+from services.facade.events import EventBoundary
+from services.facade.guard import Connection
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class ClientLeftError(Exception):
+    """The client closed its connection."""
+
+
+class Answer:
+    """Receives one answer, and sends it to the client as fast as the client reads."""
+
+    def __init__(self, send: Send, connection: Connection, operation: str, request_id: bytes) -> None:
+        self._send = send
+        self._connection = connection
+        self._operation = operation
+        self._request_id = request_id
+        self._call: Call | None = None
+        self._head: Head | None = None
+        self._chunks: list[bytes] = []
+        self._ended = False
+        self._error: ServiceError | None = None
+        self._left = False
+        self._woken: asyncio.Future[None] | None = None
+        self.status = 0
+
+    async def relay(self, inference: Inference, request: Request, window: int) -> None:
+        """Opens the call, and relays its answer. Raises `ServiceError` if it fails before the answer has begun.
+
+        After that, a stream of events ends with an error event, and the connection of any other answer is cut.
+        """
+        self._call = inference.open(request, self, window)
+        self._connection.on_leave = self._leave
+        try:
+            await self._until_something()
+            if self._head is None or (self._error is not None and not self._chunks):
+                raise self._error or ServiceError(Reason.INTERNAL)
+            await self._start(self._head)
+            if self._is_event_stream(self._head):
+                await self._relay_events()
+            else:
+                await self._relay_body()
+        except ClientLeftError:
+            self.status = 499
+        finally:
+            self._connection.on_leave = None
+            self._call.cancel()
+
+    async def _start(self, head: Head) -> None:
+        self.status = head.status
+        headers = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in head.headers]
+        headers = [header for header in headers if header[0] != b"x-request-id"]
+        headers.append((b"x-request-id", self._request_id))
+        await self._send({"type": "http.response.start", "status": head.status, "headers": headers})
+
+    async def _relay_body(self) -> None:
+        while True:
+            body, ended = self._take()
+            if self._error is not None and not ended:
+                self._connection.abort()
+                return
+            await self._send({"type": "http.response.body", "body": body, "more_body": not ended})
+            if ended:
+                return
+            self._grant(len(body))
+            await self._until_something()
+
+    async def _relay_events(self) -> None:
+        boundary = EventBoundary()
+        while True:
+            body, ended = self._take()
+            out = boundary.feed(body)
+            over = ended
+            if ended:
+                out += boundary.rest()
+            elif self._error is not None:
+                out += render_event(self._error, self._operation)
+                over = True
+            if out or over:
+                await self._send({"type": "http.response.body", "body": out, "more_body": not over})
+            if over:
+                return
+            self._grant(len(body))
+            await self._until_something()
+
+    def _take(self) -> tuple[bytes, bool]:
+        """What has come, and whether it is all; an error shows only once everything before it was taken."""
+        chunks = self._chunks
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        return body, self._ended
+
+    def _grant(self, size: int) -> None:
+        if self._call is not None and size:
+            self._call.grant(size)
+
+    async def _until_something(self) -> None:
+        if not (self._chunks or self._ended or self._error or self._left):
+            self._woken = asyncio.get_running_loop().create_future()
+            await self._woken
+        if self._left:
+            raise ClientLeftError
+
+    def _wake(self) -> None:
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)
+
+    def _leave(self) -> None:
+        self._left = True
+        if self._call is not None:
+            self._call.cancel()  # At once, and not when the relaying task has its turn: a GPU is at work.
+        self._wake()
+
+    @staticmethod
+    def _is_event_stream(head: Head) -> bool:
+        return (head.header("content-type") or "").startswith("text/event-stream")
+
+    # Receiver
+
+    def head(self, head: Head) -> None:
+        """See `Receiver.head`. The first chunk, or the end, follows."""
+        self._head = head
+
+    def data(self, chunk: bytes) -> None:
+        """See `Receiver.data`."""
+        self._chunks.append(chunk)
+        self._wake()
+
+    def end(self) -> None:
+        """See `Receiver.end`."""
+        self._ended = True
+        self._wake()
+
+    def fail(self, error: ServiceError) -> None:
+        """See `Receiver.fail`."""
+        self._error = error
+        self._wake()
+
+
+async def send_error(send: Send, error: ServiceError, operation: str, request_id: bytes) -> int:
+    """Answers with an error; returns the status."""
+    answer = render(error, operation)
+    return await send_whole(send, answer.status, answer.headers, answer.body, request_id)
+
+
+async def send_whole(
+    send: Send, status: int, headers: tuple[tuple[bytes, bytes], ...], body: bytes, request_id: bytes
+) -> int:
+    """Answers with something that is whole already; returns the status."""
+    length = (b"content-length", str(len(body)).encode())
+    headers = (*headers, length, (b"x-request-id", request_id))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+    return status

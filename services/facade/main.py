@@ -1,0 +1,72 @@
+"""The facade, put together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+
+import uvicorn
+
+from services.core.inference import Inference
+from services.facade.app import App, AppSettings
+from services.facade.config import FacadeConfig
+from services.facade.guard import GuardSettings, guarded
+from services.facade.listener import listen
+from services.facade.router_link import RouterLink
+from services.runtime.process import Process
+
+
+async def serve(config: FacadeConfig, process: Process) -> None:
+    """Runs the facade in front of a router elsewhere, until it is asked to stop."""
+    router = RouterLink(config.router_address, patience=config.wait_for_router_s)
+    keeping = asyncio.get_running_loop().create_task(router.run())
+    try:
+        await serve_http(config, process, router, router.ready)
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+        await router.close()
+
+
+async def serve_http(
+    config: FacadeConfig, process: Process, inference: Inference, ready: Callable[[], Awaitable[bool]]
+) -> None:
+    """Runs the facade in front of any inference, such as a router in the same process, until it is asked to stop."""
+    app = App(
+        inference, ready, AppSettings(config.max_body_bytes, config.call_window_bytes, config.window_budget_bytes)
+    )
+    guard = GuardSettings(config.header_timeout_s, config.body_timeout_s, config.max_header_bytes)
+    listener = listen(config.host, config.port)
+    server = _Server(
+        uvicorn.Config(
+            app,
+            http=guarded(guard),
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=int(config.keep_alive_s),
+            timeout_graceful_shutdown=max(1, round(process.grace)),
+        )
+    )
+    serving = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
+    host, port = listener.getsockname()[:2]
+    process.ready("facade", f"{host}:{port}")
+    stopping = asyncio.get_running_loop().create_task(process.stopping.wait())
+    await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    server.should_exit = True
+    await serving
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, leaving signals to the process that it runs in."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Captures none."""
+        yield

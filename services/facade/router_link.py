@@ -1,0 +1,143 @@
+"""The facade's connection to its router: one multiplexed stream, dialled again whenever it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import logging
+import random
+from typing import Final
+
+from weft.inference.v1 import inference_pb2, inference_pb2_grpc
+from weft.session.v1 import frame_pb2
+
+from services.core.errors import Reason, ServiceError
+from services.core.inference import Call, Receiver, Request
+from services.rpc.channel import dial
+from services.rpc.link import Link
+from services.rpc.server import check_health
+
+log = logging.getLogger(__name__)
+
+AGENT: Final = f"weft-facade/{importlib.metadata.version('weft')}"
+_ROUTER: Final = "weft.inference.v1.InferenceService"
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 1.0
+
+
+class RouterLink:
+    """The router as an `Inference`. Calls wait up to `patience` seconds for a router that is away, as in a restart."""
+
+    def __init__(self, address: str, *, patience: float) -> None:
+        self._address = address
+        self._patience = patience
+        self._channel = dial(address)
+        self._link: Link | None = None
+        self._up = asyncio.Event()
+        self._waiting: set[_WaitingCall] = set()
+
+    async def run(self) -> None:
+        """Keeps the stream, until cancelled."""
+        pause = _FIRST_PAUSE
+        stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
+        while True:
+            link = Link(
+                agent=AGENT,
+                message=inference_pb2.MultiplexRequest,
+                events=_RouterEvents(self),
+                lost=Reason.ROUTER_UNAVAILABLE,
+            )
+            stream = stub.Multiplex()
+            self._link = link
+            try:
+                why = await link.run(stream)
+            finally:
+                self._up.clear()
+                stream.cancel()
+            pause = _FIRST_PAUSE if link.mux.peer is not None else min(pause * 2, _LONGEST_PAUSE)
+            log.warning("the router at %s is away, dialling again in %.2f s: %s", self._address, pause, why)
+            await asyncio.sleep(random.uniform(pause / 2, pause))
+
+    def came_up(self) -> None:
+        """The router has introduced itself."""
+        log.info("connected to the router at %s", self._address)
+        self._up.set()
+        for call in list(self._waiting):
+            call.go()
+
+    def went_draining(self) -> None:
+        """The router takes no more calls; its successor will."""
+        self._up.clear()
+
+    def open(self, request: Request, receiver: Receiver, credit: int) -> Call:
+        """See `Inference.open`."""
+        if self._link is not None and self._up.is_set():
+            return self._link.mux.open(request, receiver, credit)
+        return _WaitingCall(self, request, receiver, credit)
+
+    async def ready(self) -> bool:
+        """Whether the router is there and says that it is ready."""
+        return self._up.is_set() and await check_health(self._channel, _ROUTER, timeout=2.0)
+
+    async def close(self) -> None:
+        """Lets go of the channel; `run` has been cancelled before."""
+        for call in list(self._waiting):
+            call.give_up()
+        await self._channel.close()
+
+
+class _RouterEvents:
+    """What the router says outside any call."""
+
+    def __init__(self, owner: RouterLink) -> None:
+        self._owner = owner
+
+    def hello(self, hello: frame_pb2.Hello) -> None:
+        """It is there."""
+        self._owner.came_up()
+
+    def drain(self) -> None:
+        """It is shutting down."""
+        self._owner.went_draining()
+
+    def report(self, report: frame_pb2.Report) -> None:
+        """Only workers report."""
+
+
+class _WaitingCall:
+    """A call that waits for the router, and goes on there when it comes."""
+
+    def __init__(self, owner: RouterLink, request: Request, receiver: Receiver, credit: int) -> None:
+        self._owner = owner
+        self._request = request
+        self._receiver = receiver
+        self._credit = credit
+        self._call: Call | None = None
+        self._timer = asyncio.get_running_loop().call_later(owner._patience, self.give_up)
+        owner._waiting.add(self)
+
+    def go(self) -> None:
+        """The router is there."""
+        self._stop_waiting()
+        self._call = self._owner.open(self._request, self._receiver, self._credit)
+
+    def give_up(self) -> None:
+        """It did not come in time."""
+        self._stop_waiting()
+        message = f"The router at {self._owner._address} cannot be reached; try again shortly."
+        self._receiver.fail(ServiceError(Reason.ROUTER_UNAVAILABLE, message, retry_after=1.0))
+
+    def grant(self, credit: int) -> None:
+        """See `Call.grant`."""
+        if self._call is not None:
+            self._call.grant(credit)
+
+    def cancel(self) -> None:
+        """See `Call.cancel`."""
+        self._stop_waiting()
+        if self._call is not None:
+            self._call.cancel()
+
+    def _stop_waiting(self) -> None:
+        self._timer.cancel()
+        self._owner._waiting.discard(self)

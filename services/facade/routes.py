@@ -1,0 +1,89 @@
+"""Which HTTP route means which call; pure.
+
+FIRST's URLs, `/resource_server/v1/…` and `/resource_server/{cluster}/{framework}/v1/…`, mean the same calls, federated
+or pinned.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from services.core.errors import Reason, ServiceError
+
+POSTED: Final = frozenset(
+    {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/v1/rerank",
+        "/v1/responses",
+        "/v1/score",
+        "/classify",
+        "/detokenize",
+        "/generative_scoring",
+        "/pooling",
+        "/rerank",
+        "/score",
+        "/tokenize",
+        "/v2/embed",
+        "/v2/rerank",
+    }
+)
+"""Operations that are called by POST with a JSON body that names a model. Others under `/v1/` are tried at the model's
+server.
+"""
+
+_MODELS = "/v1/models"
+_FIRST = re.compile(r"/resource_server(?:/([a-z0-9][a-z0-9._-]{0,62})/([a-z0-9][a-z0-9._-]{0,62}))?(/v1/.*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A call: the operation, pinned to a cluster and framework if these are not empty. `known` is false for what is
+    only tried.
+    """
+
+    operation: str
+    method: str
+    cluster: str = ""
+    framework: str = ""
+    known: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """What vLLM says to a trailing slash."""
+
+    path: str
+
+
+def resolve(method: str, path: str) -> Route | Redirect:
+    """The call that a request means. Raises OPERATION_NOT_FOUND or METHOD_NOT_ALLOWED, with the right method as
+    `param`.
+    """
+    cluster = framework = ""
+    operation = path
+    if path.startswith("/resource_server"):
+        match = _FIRST.fullmatch(path)
+        if match is None:
+            raise ServiceError(Reason.OPERATION_NOT_FOUND)
+        cluster, framework, operation = match[1] or "", match[2] or "", match[3]
+    if operation in POSTED:
+        return Route(operation, _only("POST", method), cluster, framework)
+    if operation == _MODELS or (operation.startswith(_MODELS + "/") and operation != _MODELS + "/"):
+        return Route(operation, _only("GET", method), cluster, framework)
+    if operation.endswith("/") and (operation[:-1] in POSTED or operation[:-1] == _MODELS):
+        return Redirect(path[:-1])
+    if operation.startswith("/v1/") and method == "POST":
+        return Route(operation, method, cluster, framework, known=False)
+    raise ServiceError(Reason.OPERATION_NOT_FOUND)
+
+
+def _only(allowed: str, method: str) -> str:
+    if method != allowed:
+        raise ServiceError(Reason.METHOD_NOT_ALLOWED, param=allowed)
+    return method

@@ -1,0 +1,1 @@
+"""The router: authenticates, authorises, plans and dispatches calls to workers and HTTP endpoints."""

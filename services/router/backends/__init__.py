@@ -1,0 +1,1 @@
+"""What stands behind a target: sessions that workers dial, and HTTP endpoints."""

@@ -1,0 +1,141 @@
+"""Workers: each attached one is a `Server` of the roster, behind the multiplexed stream that it dialled."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+from weft.session.v1 import frame_pb2, session_pb2
+
+from services.core.errors import Reason, ServiceError
+from services.router.roster import Roster
+from services.router.targets import Server
+from services.rpc.link import Link, MessageStream
+from services.rpc.session_token import SessionClaims
+
+_EXPIRY_CHECK: Final = 5.0
+
+
+class Sessions:
+    """The sessions of this router, by endpoint and instance."""
+
+    def __init__(self, roster: Roster, *, agent: str) -> None:
+        self._roster = roster
+        self._agent = agent
+        self._sessions: dict[tuple[str, str], Session] = {}
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(sorted(self._sessions.values(), key=lambda session: session.key))
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    async def carry(self, claims: SessionClaims, peer: str, stream: MessageStream) -> None:
+        """Carries one session to its end. Raises the `ServiceError` that the worker is to hear."""
+        key = (claims.endpoint, claims.instance)
+        if (former := self._sessions.get(key)) is not None:
+            # The worker dials again although we have not noticed that its last stream is dead.
+            former.end(ServiceError(Reason.WORKER_LOST))
+        session = Session(self._roster, claims, peer, agent=self._agent)
+        self._sessions[key] = session
+        try:
+            await session.run(stream)
+        finally:
+            if self._sessions.get(key) is session:
+                del self._sessions[key]
+
+    def renew(self, claims: SessionClaims) -> None:
+        """A worker has a fresh token: its session lasts longer."""
+        session = self._sessions.get((claims.endpoint, claims.instance))
+        if session is not None:
+            session.expires_at = max(session.expires_at, claims.expires_at)
+
+    def drain(self, grace: float) -> None:
+        """Tells the workers that this router takes no more calls."""
+        for session in self._sessions.values():
+            session.link.mux.drain(grace)
+
+    def end(self) -> None:
+        """Ends every session."""
+        for session in list(self._sessions.values()):
+            session.end(ServiceError(Reason.SHUTTING_DOWN))
+
+
+class Session:
+    """One attached worker."""
+
+    def __init__(self, roster: Roster, claims: SessionClaims, peer: str, *, agent: str) -> None:
+        self.key = (claims.endpoint, claims.instance)
+        self.expires_at = claims.expires_at
+        self.last_report = frame_pb2.Report()
+        self._roster = roster
+        self._peer = peer
+        self._connected_at = time.time()
+        self.link = Link(agent=agent, message=session_pb2.ConnectResponse, events=self)
+        self._server = Server(claims.endpoint, claims.instance, self.link.mux)
+
+    async def run(self, stream: MessageStream) -> None:
+        """Carries it until either end has had enough, or the worker's token has run out."""
+        self._roster.add(self._server)
+        expiry = asyncio.get_running_loop().create_task(self._watch_expiry())
+        try:
+            why = await self.link.run(stream)
+        finally:
+            expiry.cancel()
+            self._roster.remove(self._server)
+        if why.reason in (Reason.PROTOCOL_VIOLATION, Reason.CREDENTIAL_EXPIRED):
+            raise why
+
+    def end(self, error: ServiceError) -> None:
+        """Ends it now."""
+        self.link.mux.tell_why(error)
+        self.link.mux.close(error)
+
+    async def _watch_expiry(self) -> None:
+        # Renewals move the moment while we wait for it.
+        while (left := self.expires_at - time.time()) > 0:  # noqa: ASYNC110
+            await asyncio.sleep(min(_EXPIRY_CHECK, left))
+        self.end(ServiceError(Reason.CREDENTIAL_EXPIRED, "The session token has expired and was not renewed."))
+
+    # SessionEvents
+
+    def hello(self, hello: frame_pb2.Hello) -> None:
+        """The worker's report follows; it takes no calls before."""
+
+    def drain(self) -> None:
+        """The worker is shutting down; its open calls finish."""
+        self._server.draining = True
+        self._roster.refresh()
+
+    def report(self, report: frame_pb2.Report) -> None:
+        """What the worker says of itself."""
+        server = self._server
+        self.last_report = frame_pb2.Report.FromString(report.SerializeToString())
+        models = {model.id: model.card_json for model in report.models}
+        state = (
+            report.state == frame_pb2.WORKER_STATE_READY,
+            report.state == frame_pb2.WORKER_STATE_DRAINING or server.draining,
+            report.max_calls,
+            models,
+        )
+        if state != (server.ready, server.draining, server.max_calls, server.models):
+            server.ready, server.draining, server.max_calls, server.models = state
+            self._roster.refresh()
+
+    def describe(self) -> session_pb2.Session:
+        """For those who watch."""
+        peer: Any = self.link.mux.peer
+        session = session_pb2.Session(
+            endpoint=self.key[0],
+            instance=self.key[1],
+            agent=peer.agent if peer is not None else "",
+            peer=self._peer,
+            report=self.last_report,
+            open_calls=self._server.open_calls,
+            outstanding_tokens=self._server.outstanding_tokens,
+            ended_calls=self._server.ended_calls,
+        )
+        session.connect_time.FromMilliseconds(int(self._connected_at * 1000))
+        return session

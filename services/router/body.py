@@ -1,0 +1,138 @@
+"""The few fields of a request's body that routing reads, and the splice of a model's name; pure.
+
+The body is decoded once and never encoded again: vLLM gets the client's bytes, with numbers above 2^53 and the order of
+keys as they are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from json.decoder import WHITESPACE, scanstring  # type: ignore[attr-defined]
+from typing import Any, Final
+
+import msgspec
+
+from services.core.errors import Reason, ServiceError
+
+READ_KEYS: Final = ("model", "stream", "max_tokens", "max_completion_tokens", "max_output_tokens")
+"""The keys that routing reads; each may stand in a body once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a body asks for. `model` is None where it names none; `max_tokens` bounds the answer, 0 if the body does
+    not.
+    """
+
+    model: str | None
+    stream: bool
+    max_tokens: int
+
+
+class _Fields(msgspec.Struct):
+    model: Any = None
+    stream: Any = None
+    max_tokens: Any = None
+    max_completion_tokens: Any = None
+    max_output_tokens: Any = None
+
+
+_decoder = msgspec.json.Decoder(_Fields)
+
+
+def read_body(body: bytes) -> Wanted:
+    """Reads a body. Raises BODY_NOT_JSON, BODY_NOT_OBJECT, BODY_TOO_DEEP, DUPLICATE_KEY or FIELD_INVALID."""
+    try:
+        fields = _decoder.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return _wanted(_read_slowly(body))
+    # Keys that are spelt with escapes, and keys of nested objects, need the slow way to be told from duplicates.
+    if b"\\u00" in body or any(body.count(b'"%b"' % key.encode()) > 1 for key in READ_KEYS):
+        return _wanted(_read_slowly(body))
+    return _wanted(fields)
+
+
+def _wanted(fields: _Fields) -> Wanted:
+    model = fields.model
+    if model is not None and not isinstance(model, str):
+        raise ServiceError(Reason.FIELD_INVALID, "'model' must be a string.", param="body.model")
+    bounds = [fields.max_tokens, fields.max_completion_tokens, fields.max_output_tokens]
+    # Wrong types of these are vLLM's to refuse, in its own words.
+    return Wanted(
+        model=model or None,
+        stream=fields.stream is True,
+        max_tokens=next((bound for bound in bounds if type(bound) is int and bound > 0), 0),
+    )
+
+
+def _read_slowly(body: bytes) -> _Fields:
+    """As vLLM reads: Python's own decoder takes other encodings, and NaN; and it tells duplicates apart."""
+    if not body.strip():
+        raise ServiceError(Reason.BODY_NOT_JSON, "The request has no body; send a JSON object.", param="body")
+    try:
+        text = body.decode(json.detect_encoding(body)).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise ServiceError(Reason.BODY_NOT_JSON, f"The request's body is not text: {error.reason}.") from error
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        message = f"The request's body is not JSON: {error.msg} at character {error.pos}."
+        raise ServiceError(Reason.BODY_NOT_JSON, message, param=f"body.{error.pos}") from error
+    except RecursionError as error:
+        raise ServiceError(Reason.BODY_TOO_DEEP) from error
+    except ValueError as error:  # An integer of more digits than Python reads.
+        raise ServiceError(Reason.BODY_NOT_JSON, f"The request's body cannot be read: {error}.") from error
+    if not isinstance(value, dict):
+        kind = (
+            "null"
+            if value is None
+            else {list: "an array", str: "a string", bool: "a boolean"}.get(type(value), "a number")
+        )
+        raise ServiceError(
+            Reason.BODY_NOT_OBJECT, f"The request's body must be a JSON object, not {kind}.", param="body"
+        )
+    keys = [member.key for member in _members(text)]
+    for key in READ_KEYS:
+        if keys.count(key) > 1:
+            message = f"The key '{key}' stands more than once in the request's body; send it once."
+            raise ServiceError(Reason.DUPLICATE_KEY, message, param=key)
+    return _Fields(**{key: value.get(key) for key in READ_KEYS})
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    key: str
+    start: int
+    end: int
+
+
+def _members(text: str) -> Iterator[_Member]:
+    """The members of the object that a valid JSON text is, with the places of their values."""
+    decoder = json.JSONDecoder()
+    space = WHITESPACE.match
+    at = space(text, space(text, 0).end() + 1).end()
+    while text[at] == '"':
+        key, at = scanstring(text, at + 1)
+        start = space(text, space(text, at).end() + 1).end()
+        _, end = decoder.raw_decode(text, start)
+        yield _Member(key, start, end)
+        at = space(text, end).end()
+        if text[at] == "}":
+            return
+        at = space(text, at + 1).end()
+
+
+def rename_model(body: bytes, name: str) -> bytes:
+    """The body with another model's name, and every other byte as it was. The body has passed `read_body`."""
+    encoding = json.detect_encoding(body)
+    text = body.decode(encoding)
+    quoted = json.dumps(name)
+    shift = len(text) - len(text.removeprefix("\ufeff"))
+    for member in _members(text[shift:]):
+        if member.key == "model":
+            return (text[: shift + member.start] + quoted + text[shift + member.end :]).encode(encoding)
+    opening = text.index("{") + 1
+    separator = "" if text[opening:].lstrip().startswith("}") else ", "
+    return (text[:opening] + f'"model": {quoted}{separator}' + text[opening:]).encode(encoding)

@@ -1,0 +1,42 @@
+"""The router's section of weft.yaml. Durations are in seconds, sizes in bytes."""
+
+from __future__ import annotations
+
+import msgspec
+
+from services.core.deadlines import Bounds
+from services.router.dispatch import DispatchSettings
+from services.rpc.limits import MuxLimits
+
+
+class RouterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the router listens, whom it asks, and how long and how hard it tries."""
+
+    address: str = "127.0.0.1:7000"
+    registry_address: str = "127.0.0.1:7001"
+    auth_address: str = "127.0.0.1:7002"
+    service_key_file: str = ""
+    """The key that it shows to registry and auth; empty means `service.key` in the home."""
+    first_byte_timeout_s: float = 600.0
+    stall_timeout_s: float = 120.0
+    total_timeout_s: float = 3600.0
+    max_attempts: int = 3
+    """Servers that one call may try before its first byte."""
+    wait_for_worker_s: float = 5.0
+    """How long a call waits for a worker to come or come back."""
+    max_waiting_calls: int = 2000
+    max_calls: int = 8192
+    max_body_bytes: int = 32 * 1024 * 1024
+    settle_s: float = 5.0
+    """After its start the router knows no model to be unknown for so long: workers are dialling again."""
+    stale_principals_s: float = 600.0
+    """How long known callers stay known while auth is away."""
+
+    def dispatch(self) -> DispatchSettings:
+        """The part that concerns dispatch."""
+        bounds = Bounds(self.first_byte_timeout_s, self.stall_timeout_s, self.total_timeout_s)
+        return DispatchSettings(bounds, self.max_attempts, self.wait_for_worker_s, self.max_waiting_calls)
+
+    def mux_limits(self) -> MuxLimits:
+        """What one facade may ask of the router."""
+        return MuxLimits(max_calls=self.max_calls, max_body=self.max_body_bytes)

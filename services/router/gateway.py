@@ -1,0 +1,204 @@
+"""A call's way through the router: authenticate, authorise, admit, plan, dispatch. The router as an `Inference`."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from typing import Protocol
+
+from services.core.answers import ReadyAnswer
+from services.core.errors import Reason, ServiceError
+from services.core.headers import TO_UPSTREAM, select
+from services.core.inference import Call, Head, Receiver, Request
+from services.core.principal import Principal, may_call
+from services.router.body import read_body
+from services.router.dispatch import DispatchedCall, Dispatcher, unknown_model
+from services.router.models import list_models, only_model
+from services.router.operations import MODELS, check_operation
+from services.rpc.channel import parse_bearer
+
+log = logging.getLogger(__name__)
+
+
+class PrincipalCache(Protocol):
+    """Tells whose a credential is: at once if it is known, by asking auth otherwise."""
+
+    def peek(self, credential: str) -> Principal | None:
+        """The principal if it is known and fresh."""
+
+    async def authenticate(self, credential: str | None) -> Principal:
+        """Raises CREDENTIAL_MISSING, CREDENTIAL_INVALID, CREDENTIAL_EXPIRED or AUTH_UNAVAILABLE."""
+
+
+class Gateway:
+    """Takes calls from facades and gRPC clients. Warm, a call leaves for its worker before `open` returns."""
+
+    def __init__(self, principals: PrincipalCache, dispatcher: Dispatcher, *, max_calls: int) -> None:
+        self._principals = principals
+        self._dispatcher = dispatcher
+        self._max_calls = max_calls
+        self._open: set[_GatewayCall] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._draining = False
+
+    @property
+    def open_calls(self) -> int:
+        """Calls that are open now."""
+        return len(self._open)
+
+    def open(self, request: Request, receiver: Receiver, credit: int) -> Call:
+        """See `Inference.open`."""
+        try:
+            self._admit()
+            credential = parse_bearer(request.header("authorization") or "")
+            call = _GatewayCall(self, request, receiver, credit)
+            self._open.add(call)
+            self._idle.clear()
+            principal = self._principals.peek(credential) if credential else None
+            if principal is not None:
+                call.begin(principal)
+            else:
+                call.authenticate(credential)
+            return call
+        except ServiceError as error:
+            return _tell_soon(ReadyAnswer(error, receiver, credit))
+
+    async def drain(self, grace: float) -> None:
+        """Takes no more calls, and waits for the open ones for `grace` seconds."""
+        self._draining = True
+        try:
+            await asyncio.wait_for(self._idle.wait(), grace)
+        except TimeoutError:
+            log.warning("%d calls were still open after the grace of %.0f s", len(self._open), grace)
+
+    async def close(self) -> None:
+        """Ends the calls that are still open."""
+        for call in list(self._open):
+            call.refuse(ServiceError(Reason.SHUTTING_DOWN))
+        await asyncio.sleep(0)  # so that their last frames are queued
+
+    def _admit(self) -> None:
+        if self._draining:
+            raise ServiceError(Reason.SHUTTING_DOWN, retry_after=1.0)
+        if self._dispatcher.roster.catalogue is None:
+            message = "The router has not yet had the catalogue from the registry; try again shortly."
+            raise ServiceError(Reason.REGISTRY_UNAVAILABLE, message, retry_after=1.0)
+        if len(self._open) >= self._max_calls:
+            message = f"The router has {self._max_calls} calls open, which is its limit; try again shortly."
+            raise ServiceError(Reason.OVERLOADED, message, retry_after=1.0)
+
+    async def principal_of(self, credential: str | None) -> Principal:
+        """Asks for a principal that is not at hand."""
+        return await self._principals.authenticate(credential)
+
+    def start(self, call: _GatewayCall, principal: Principal) -> Call:
+        """Authorises a call and sends it on its way. Raises `ServiceError`."""
+        request, roster = call.request, self._dispatcher.roster
+        if request.operation.startswith(MODELS) and request.method == "GET":
+            body = list_models(roster, principal, request.operation)
+            head = Head(200, (("content-type", "application/json"), ("content-length", str(len(body)))))
+            return _tell_soon(ReadyAnswer((head, body), call, call.credit))
+        check_operation(request.method, request.operation)
+        wanted = read_body(request.body)
+        model = wanted.model or only_model(roster, principal)
+        if roster.find(model, request.cluster, request.framework) is None and roster.settled:
+            raise unknown_model(model)
+        if not may_call(principal, model):
+            message = f"Your key does not allow the model '{model}'; GET /v1/models lists those that it does."
+            raise ServiceError(Reason.MODEL_FORBIDDEN, message, param="model")
+        outward = dataclasses.replace(request, headers=select(request.headers, TO_UPSTREAM))
+        dispatched = DispatchedCall(self._dispatcher, outward, wanted, model, call, call.credit)
+        asyncio.get_running_loop().call_soon(dispatched.next_attempt)
+        return dispatched
+
+    def forget(self, call: _GatewayCall) -> None:
+        """A call has ended."""
+        self._open.discard(call)
+        if not self._open:
+            self._idle.set()
+
+
+class _GatewayCall:
+    """A call in the router: at first without an identity, then with a `DispatchedCall` or a ready answer behind it."""
+
+    __slots__ = ("__weakref__", "_gateway", "_inner", "_receiver", "_task", "credit", "request")
+
+    def __init__(self, gateway: Gateway, request: Request, receiver: Receiver, credit: int) -> None:
+        self.request = request
+        self.credit = credit
+        self._gateway = gateway
+        self._receiver: Receiver | None = receiver
+        self._inner: Call | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def authenticate(self, credential: str | None) -> None:
+        """Asks auth first."""
+        self._task = asyncio.get_running_loop().create_task(self._authenticate(credential))
+
+    async def _authenticate(self, credential: str | None) -> None:
+        try:
+            self.begin(await self._gateway.principal_of(credential))
+        except ServiceError as error:
+            self.fail(error)
+
+    def begin(self, principal: Principal) -> None:
+        """The caller is known."""
+        try:
+            self._inner = self._gateway.start(self, principal)
+        except ServiceError as error:
+            asyncio.get_running_loop().call_soon(self.fail, error)
+        except Exception:
+            log.exception("an unexpected error ended a call")
+            asyncio.get_running_loop().call_soon(self.fail, ServiceError(Reason.INTERNAL))
+
+    def refuse(self, error: ServiceError) -> None:
+        """Ends the call from this side."""
+        receiver = self._receiver
+        self.cancel()
+        if receiver is not None:
+            receiver.fail(error)
+
+    # Call
+
+    def grant(self, credit: int) -> None:
+        if self._inner is not None:
+            self._inner.grant(credit)
+        else:
+            self.credit += credit
+
+    def cancel(self) -> None:
+        self._receiver = None
+        if self._task is not None:
+            self._task.cancel()
+        if self._inner is not None:
+            self._inner.cancel()
+        self._gateway.forget(self)
+
+    # Receiver
+
+    def head(self, head: Head) -> None:
+        if self._receiver is not None:
+            self._receiver.head(head)
+
+    def data(self, chunk: bytes) -> None:
+        if self._receiver is not None:
+            self._receiver.data(chunk)
+
+    def end(self) -> None:
+        receiver, self._receiver = self._receiver, None
+        self._gateway.forget(self)
+        if receiver is not None:
+            receiver.end()
+
+    def fail(self, error: ServiceError) -> None:
+        receiver, self._receiver = self._receiver, None
+        self._gateway.forget(self)
+        if receiver is not None:
+            receiver.fail(error)
+
+
+def _tell_soon(answer: ReadyAnswer) -> ReadyAnswer:
+    asyncio.get_running_loop().call_soon(answer.tell)
+    return answer

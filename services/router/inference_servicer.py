@@ -1,0 +1,118 @@
+"""The RPC edge towards clients."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import grpc
+import msgspec
+from weft.inference.v1 import inference_pb2, inference_pb2_grpc
+from weft.session.v1 import frame_pb2
+
+from services.core.answers import stream
+from services.core.errors import Reason
+from services.core.inference import Head, Inference, Request
+from services.core.principal import Role
+from services.router.models import model_cards
+from services.router.roster import Roster
+from services.rpc.boundary import Access, Open, caller
+from services.rpc.frames import add_headers
+from services.rpc.limits import MuxLimits
+from services.rpc.link import Link
+from services.rpc.paging import page
+
+SERVICE: Final = "weft.inference.v1.InferenceService"
+
+ACCESS: Access = {
+    # Each call inside carries its own credential, which the gateway judges.
+    f"/{SERVICE}/Multiplex": Open.TO_ALL,
+    f"/{SERVICE}/Infer": Open.TO_ALL,
+    f"/{SERVICE}/ListModels": frozenset({Role.USER, Role.ADMIN, Role.SERVICE}),
+}
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
+    """Hands calls to the gateway."""
+
+    def __init__(self, gateway: Inference, roster: Roster, limits: MuxLimits, *, agent: str) -> None:
+        self._gateway = gateway
+        self._roster = roster
+        self._limits = limits
+        self._agent = agent
+
+    async def Multiplex(  # type: ignore[override]  # noqa: N802 - it reads and writes by its context
+        self, request_iterator: AsyncIterator[inference_pb2.MultiplexRequest], context: Context
+    ) -> None:
+        """Carries a facade's calls."""
+        link = Link(
+            agent=self._agent,
+            message=inference_pb2.MultiplexResponse,
+            events=_Quiet(),
+            serves=self._gateway,
+            limits=self._limits,
+        )
+        why = await link.run(context)
+        if why.reason is Reason.PROTOCOL_VIOLATION:
+            raise why
+
+    async def Infer(  # noqa: N802
+        self, request: inference_pb2.InferRequest, context: Context
+    ) -> AsyncIterator[inference_pb2.InferResponse]:
+        """One call, for any gRPC client."""
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        is_text = False
+        async for part in stream(self._gateway, _to_request(request, context)):
+            if isinstance(part, Head):
+                is_text = (part.header("content-type") or "").startswith(("application/json", "text/"))
+                yield inference_pb2.InferResponse(head=_to_proto(part))
+            elif not is_text:
+                yield inference_pb2.InferResponse(data=part)
+            elif text := decoder.decode(part):
+                yield inference_pb2.InferResponse(text=text)
+
+    async def ListModels(  # noqa: N802
+        self, request: inference_pb2.ListModelsRequest, context: Context
+    ) -> inference_pb2.ListModelsResponse:
+        """The models that the caller may use."""
+        models = [
+            inference_pb2.Model(id=card["id"], card_json=msgspec.json.encode(card).decode())
+            for card in model_cards(self._roster, caller())
+        ]
+        models, token = page(models, lambda model: model.id, request.page_size, request.page_token)
+        return inference_pb2.ListModelsResponse(models=models, next_page_token=token)
+
+
+class _Quiet:
+    """A facade says nothing outside its calls that the router would act upon."""
+
+    def hello(self, hello: frame_pb2.Hello) -> None:
+        """It is there."""
+
+    def drain(self) -> None:
+        """It opens no more calls."""
+
+    def report(self, report: frame_pb2.Report) -> None:
+        """Only workers report."""
+
+
+def _to_request(request: inference_pb2.InferRequest, context: Context) -> Request:
+    metadata = tuple((key, value) for key, value in context.invocation_metadata() or () if isinstance(value, str))
+    operation = request.operation if request.operation.startswith("/") else f"/v1/{request.operation}"
+    remaining = context.time_remaining()
+    return Request(
+        operation=operation,
+        headers=(*(header for header in metadata if header[0] != "content-type"), ("content-type", "application/json")),
+        body=request.body_json.encode(),
+        cluster=request.cluster,
+        timeout=remaining if remaining and remaining < 10**8 else None,
+    )
+
+
+def _to_proto(head: Head) -> frame_pb2.Head:
+    proto = frame_pb2.Head(status=head.status)
+    add_headers(proto, head.headers)
+    return proto

@@ -1,0 +1,128 @@
+"""The router, put together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from weft.auth.v1 import auth_pb2_grpc
+from weft.inference.v1 import inference_pb2_grpc
+from weft.session.v1 import session_pb2_grpc
+
+from services.core.catalogue import Catalogue
+from services.router import inference_servicer, session_servicer
+from services.router.backends.http import HttpEndpoints
+from services.router.backends.session import Sessions
+from services.router.config import RouterConfig
+from services.router.dispatch import Dispatcher
+from services.router.gateway import Gateway
+from services.router.inference_servicer import InferenceServicer
+from services.router.metrics import OPEN_CALLS, SESSIONS, count_call
+from services.router.policies import least_outstanding
+from services.router.roster import Roster
+from services.router.session_servicer import SessionServicer
+from services.rpc.authenticator import CachedAuthenticator
+from services.rpc.boundary import Boundary
+from services.rpc.catalogue import CatalogueWatcher
+from services.rpc.channel import dial
+from services.rpc.server import GrpcServer
+from services.rpc.session_token import SessionTokenVerifier
+from services.runtime.process import Process
+
+AGENT = f"weft-router/{importlib.metadata.version('weft')}"
+
+
+@dataclass(frozen=True, slots=True)
+class RunningRouter:
+    """A router at work: what a facade in the same process needs of it."""
+
+    gateway: Gateway
+    address: str
+
+
+async def serve(config: RouterConfig, process: Process) -> None:
+    """Runs the router until it is asked to stop."""
+    async with running(config, process) as router:
+        process.ready("router", router.address)
+        await process.stopping.wait()
+
+
+@contextlib.asynccontextmanager
+async def running(config: RouterConfig, process: Process) -> AsyncIterator[RunningRouter]:
+    """A router that serves in the body of the `async with`, and drains after it."""
+    loop = asyncio.get_running_loop()
+    key_file = Path(config.service_key_file or process.home / "service.key")
+
+    def service_key() -> str:
+        return key_file.read_text().strip()
+
+    auth_channel = dial(config.auth_address)
+    auth = auth_pb2_grpc.AuthServiceStub(auth_channel)
+    principals = CachedAuthenticator(auth, service_key, stale_for=config.stale_principals_s)
+    tokens = SessionTokenVerifier(auth, service_key)
+
+    settings = config.dispatch()
+    roster = Roster(settle=config.settle_s)
+    sessions = Sessions(roster, agent=AGENT)
+    http_endpoints = HttpEndpoints(roster, settings.bounds)
+    dispatcher = Dispatcher(
+        roster, least_outstanding, settings, loop, lambda call, outcome: count_call(call, outcome, loop.time())
+    )
+    gateway = Gateway(principals, dispatcher, max_calls=config.max_calls)
+    OPEN_CALLS.set_function(lambda: gateway.open_calls)
+    SESSIONS.set_function(lambda: len(sessions))
+
+    server = GrpcServer(
+        config.address,
+        Boundary({**inference_servicer.ACCESS, **session_servicer.ACCESS}, principals),
+        (inference_servicer.SERVICE, session_servicer.SERVICE),
+        (
+            lambda server: inference_pb2_grpc.add_InferenceServiceServicer_to_server(
+                InferenceServicer(gateway, roster, config.mux_limits(), agent=AGENT), server
+            ),
+            lambda server: session_pb2_grpc.add_SessionServiceServicer_to_server(
+                SessionServicer(sessions, roster, tokens, auth, service_key), server
+            ),
+        ),
+    )
+
+    def catalogue_changed(catalogue: Catalogue) -> None:
+        http_endpoints.follow(catalogue)
+        roster.set_catalogue(catalogue)
+
+    registry = CatalogueWatcher(
+        config.registry_address,
+        service_key,
+        changed=catalogue_changed,
+        file=process.home / "router" / "catalogue.bin",
+    )
+    await server.start()
+    registry.start()
+    http_watch = loop.create_task(http_endpoints.watch())
+    becoming_ready = loop.create_task(_become_ready(server, registry))
+    try:
+        yield RunningRouter(gateway, server.address)
+    finally:
+        becoming_ready.cancel()
+        await server.set_ready(False)
+        sessions.drain(process.grace)
+        await gateway.drain(process.grace)
+        await gateway.close()
+        sessions.end()
+        await server.stop(grace=1.0)
+        http_watch.cancel()
+        await asyncio.gather(becoming_ready, http_watch, return_exceptions=True)
+        await registry.close()
+        await http_endpoints.close()
+        await principals.close()
+        await auth_channel.close()
+
+
+async def _become_ready(server: GrpcServer, registry: CatalogueWatcher) -> None:
+    """Ready is whoever knows what exists; whether workers are there is each model's own affair."""
+    await registry.wait_first()
+    await server.set_ready(True)

@@ -1,0 +1,41 @@
+"""The router's metrics. Labels come from bounded sets: a client cannot make new series by inventing names."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from services.router.dispatch import DispatchedCall
+
+log = logging.getLogger(__name__)
+
+_OPERATIONS: Final = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completions",
+    "/v1/embeddings": "embeddings",
+    "/v1/messages": "messages",
+    "/v1/responses": "responses",
+}
+_SECONDS: Final = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+CALLS = Counter("weft_router_calls", "Calls that ended.", ("operation", "outcome"))
+ATTEMPTS = Counter("weft_router_attempts", "Attempts at servers.", ("operation",))
+DURATION = Histogram("weft_router_call_duration_seconds", "From open to end.", ("operation",), buckets=_SECONDS)
+FIRST_BYTE = Histogram("weft_router_first_byte_seconds", "From open to first byte.", ("operation",), buckets=_SECONDS)
+OPEN_CALLS = Gauge("weft_router_open_calls", "Calls that are open.")
+SESSIONS = Gauge("weft_router_sessions", "Workers that are attached.")
+
+
+def count_call(call: DispatchedCall, outcome: str, now: float) -> None:
+    """Notes a call that has ended."""
+    operation = _OPERATIONS.get(call.request.operation, "other")
+    CALLS.labels(operation, outcome).inc()
+    ATTEMPTS.labels(operation).inc(call.attempts)
+    DURATION.labels(operation).observe(now - call.started)
+    if call.first_byte_at is not None:
+        FIRST_BYTE.labels(operation).observe(call.first_byte_at - call.started)
+    if outcome not in ("ok", "cancelled"):
+        request_id = call.request.header("x-request-id")
+        log.warning("call %s ended with %s after %d attempts", request_id, outcome, call.attempts)

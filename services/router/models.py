@@ -1,0 +1,69 @@
+"""The models that a caller may use, and the answer to `GET /v1/models`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from services.core.errors import Reason, ServiceError
+from services.core.principal import Principal, may_call
+from services.router.roster import Roster
+
+
+def usable_models(roster: Roster, principal: Principal) -> tuple[str, ...]:
+    """The public names that the principal may call, in order."""
+    return tuple(model for model in roster.models if may_call(principal, model))
+
+
+def only_model(roster: Roster, principal: Principal) -> str:
+    """What a request without a model means. Raises MODEL_REQUIRED unless the caller may use exactly one."""
+    models = usable_models(roster, principal)
+    if len(models) != 1:
+        raise ServiceError(
+            Reason.MODEL_REQUIRED,
+            "The request names no model; set 'model' to one of those that GET /v1/models lists.",
+            param="body.model",
+        )
+    return models[0]
+
+
+def model_cards(roster: Roster, principal: Principal) -> Iterator[dict[str, Any]]:
+    """vLLM's own entry for each usable model that a server serves at present, under its public name."""
+    for model in usable_models(roster, principal):
+        for target in roster.find(model) or ():
+            card = target.server.models.get(target.served_model)
+            if target.server.ready and card:
+                yield {**msgspec.json.decode(card), "id": model}
+                break
+        else:
+            if any(target.server.ready for target in roster.find(model) or ()):
+                yield plain_card(model)
+
+
+def plain_card(model: str) -> dict[str, Any]:
+    """An entry in vLLM's shape for a model whose server gives none."""
+    return {
+        "id": model,
+        "object": "model",
+        "created": int(time.time()),
+        "owned_by": "weft",
+        "root": model,
+        "parent": None,
+        "max_model_len": None,
+        "permission": [],
+    }
+
+
+def list_models(roster: Roster, principal: Principal, path: str) -> bytes:
+    """The body for `/v1/models` or `/v1/models/{model}`. Raises MODEL_NOT_FOUND."""
+    wanted = path.removeprefix("/v1/models").removeprefix("/")
+    cards = list(model_cards(roster, principal))
+    if not wanted:
+        return msgspec.json.encode({"object": "list", "data": cards})
+    for card in cards:
+        if card["id"] == wanted:
+            return msgspec.json.encode(card)
+    raise ServiceError(Reason.MODEL_NOT_FOUND, f"The model `{wanted}` does not exist.", param="model")
