@@ -109,6 +109,8 @@ class Link:
             why = next(iter(done)).result()
         except grpc.RpcError as error:
             why = from_rpc_error(error, unavailable=self._lost)
+            if why.reason is Reason.INTERNAL:  # grpc.aio's word for a write to a stream that has just gone
+                why = ServiceError(self._lost)
         except _BROKEN:
             pass  # `why` says so already.
         finally:

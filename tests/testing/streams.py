@@ -6,13 +6,17 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Self
 
+import grpc
 from weft.inference.v1 import inference_pb2
 from weft.session.v1 import frame_pb2
 
 from services.core.errors import Reason, ServiceError
 from services.core.inference import Call, Head, Inference, Receiver, Request
+from services.rpc.channel import SERVER_OPTIONS
 from services.rpc.limits import DEFAULT_LIMITS, MuxLimits
+from services.rpc.link import Link
 from services.rpc.mux import Mux
 
 
@@ -110,10 +114,12 @@ class Answerer:
 
     def __init__(self) -> None:
         self.calls: list[Served] = []
+        self.arrived = asyncio.Event()
 
     def open(self, request: Request, receiver: Receiver, credit: int) -> Call:
         """See `Inference.open`."""
         self.calls.append(Served(request, receiver, credit))
+        self.arrived.set()
         return self.calls[-1]
 
 
@@ -231,3 +237,49 @@ def assert_forgotten(*ends: End) -> None:
         if mux._incoming is not None:
             assert not mux._incoming.withheld
             assert mux._incoming.buffered_bodies == 0
+
+
+class Peer:
+    """A gRPC server on loopback whose Multiplex stream is carried by a `Link`: who answers calls."""
+
+    def __init__(self, serves: Inference, limits: MuxLimits = DEFAULT_LIMITS) -> None:
+        self.serves = serves
+        self.limits = limits
+        self.links: list[Link] = []
+        self.ended: asyncio.Queue[ServiceError] = asyncio.Queue()
+        self.address = ""
+        self._server = grpc.aio.server(options=SERVER_OPTIONS)
+        handler = grpc.stream_stream_rpc_method_handler(
+            self._multiplex,
+            request_deserializer=inference_pb2.MultiplexRequest.FromString,
+            response_serializer=inference_pb2.MultiplexResponse.SerializeToString,
+        )
+        service = "weft.inference.v1.InferenceService"
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Multiplex": handler}),))
+
+    async def _multiplex(self, _: object, context: grpc.aio.ServicerContext[object, object]) -> None:
+        link = Link(
+            agent="peer",
+            message=inference_pb2.MultiplexResponse,
+            events=Events(),
+            serves=self.serves,
+            limits=self.limits,
+        )
+        self.links.append(link)
+        try:
+            await link.run(context)
+        finally:
+            assert link.mux.closed is not None
+            self.ended.put_nowait(link.mux.closed)
+
+    async def __aenter__(self) -> Self:
+        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        await self._server.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._server.stop(0)
+
+    async def stop(self, grace: float) -> None:
+        """Stops the server."""
+        await self._server.stop(grace)
