@@ -35,6 +35,12 @@ class Mesh:
         return (self.home / "dev.key").read_text().strip()
 
     @property
+    def router(self) -> str:
+        """`host:port` of the router, as it has announced it."""
+        address: str = json.loads((self.home / "run" / "router.json").read_text())["address"]
+        return address
+
+    @property
     def authorization(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.key}"}
 

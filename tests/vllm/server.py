@@ -36,6 +36,8 @@ CHAT_OPTIONS = [
     *("--tool-call-parser", "hermes"),
     "--enable-prompt-tokens-details",
     "--trust-request-chat-template",
+    # A model of random weights would fill its JSON with line breaks until it reaches its limit.
+    *("--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}'),
 ]
 EMBED_OPTIONS = ["--runner", "pooling", "--max-model-len", "512"]
 
@@ -53,7 +55,7 @@ class VllmServer:
         self.model = model
         self.log = log
         self.port = free_port()
-        self.url = f"unix://{unix_socket}" if unix_socket else f"http://127.0.0.1:{self.port}"
+        self.url = f"unix:{unix_socket}" if unix_socket else f"http://127.0.0.1:{self.port}"
         where = ["--uds", str(unix_socket)] if unix_socket else ["--host", "127.0.0.1", "--port", str(self.port)]
         self._command = [*command, *where]
         self._unix_socket = unix_socket
