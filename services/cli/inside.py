@@ -6,7 +6,6 @@ import asyncio
 import os
 from collections.abc import Mapping
 
-from services.cli.one_process import serve_all
 from services.cli.settings import SERVICES, load
 from services.runtime.process import Process
 from services.runtime.readiness import Announcer
@@ -24,6 +23,8 @@ class InsideServices:
 
     async def start(self) -> None:
         """Starts all, and returns when all are ready. Raises what one of them raises."""
+        from services.cli.one_process import serve_all  # all services, which other meshes start elsewhere
+
         config = load({**os.environ, **self._environ})
         announcer = self._announcer = Announcer(config.home)
         awaited = set(SERVICES)
