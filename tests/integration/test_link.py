@@ -315,6 +315,7 @@ async def test_a_peer_that_does_not_read_costs_no_more_memory_than_the_bound() -
             assert len(answer.body) <= 5000
             answer.left = True
             call.cancel()
+        await peer.ended.get()
         assert link.mux.closed is None
         stream.cancel()
         await peer.ended.get()
