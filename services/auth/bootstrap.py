@@ -1,0 +1,69 @@
+"""Keys that exist from the start: each has a file, and the file decides which key it is."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+from services.auth.config import BootstrapKey
+from services.auth.keys import Key, digest, new_key, split
+from services.auth.store import KeyStore
+from services.core.errors import Reason, ServiceError
+from services.core.principal import Permissions, Principal, Role
+
+
+async def ensure_keys(wanted: tuple[BootstrapKey, ...], store: KeyStore, home: Path) -> None:
+    """Makes what is missing, and gives each key the roles and permissions that the configuration says.
+
+    Raises ARGUMENT_INVALID for a role that does not exist, or a file that holds no key.
+    """
+    for entry in wanted:
+        credential = await asyncio.to_thread(_read_or_make, home / entry.file)
+        parts = split(credential)
+        if parts is None:
+            message = f"{home / entry.file} does not hold a key; delete it, and a new one is made."
+            raise ServiceError(Reason.ARGUMENT_INVALID, message, param="auth.bootstrap_keys")
+        identity, secret = parts
+        known = await store.find(identity)
+        key = Key(
+            identity,
+            digest(secret),
+            _principal(entry),
+            entry.display_name or f"from {entry.file}",
+            known.created_at if known is not None else time.time(),
+            revoked_at=known.revoked_at if known is not None else None,
+        )
+        if key != known:
+            await store.put(key)
+
+
+def _principal(entry: BootstrapKey) -> Principal:
+    try:
+        roles = frozenset(Role[role.upper()] for role in entry.roles)
+    except KeyError as error:
+        known = ", ".join(role.name.lower() for role in Role)
+        message = f"There is no role {error.args[0].lower()!r} in auth.bootstrap_keys; the roles are {known}."
+        raise ServiceError(Reason.ARGUMENT_INVALID, message, param="auth.bootstrap_keys") from error
+    return Principal(entry.principal, roles, Permissions(entry.allow_models, entry.deny_models, entry.allow_endpoints))
+
+
+def _read_or_make(file: Path) -> str:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return file.read_text().strip()
+    except FileNotFoundError:
+        pass
+    fresh = file.with_name(f"{file.name}.{os.getpid()}.new")
+    descriptor = os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as out:
+        out.write(new_key()[0] + "\n")
+    try:
+        # A link, unlike a rename, fails if another auth was faster, whose key then counts.
+        os.link(fresh, file)
+    except FileExistsError:
+        pass
+    finally:
+        fresh.unlink()
+    return file.read_text().strip()

@@ -1,0 +1,30 @@
+"""Auth's section of weft.yaml. Durations are in seconds."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class BootstrapKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A key that exists from the start. If `file`, relative to the home, is missing, a new key is made and written
+    there.
+    """
+
+    file: str
+    principal: str
+    display_name: str = ""
+    roles: tuple[str, ...] = ("user",)
+    allow_models: tuple[str, ...] = ()
+    deny_models: tuple[str, ...] = ()
+    allow_endpoints: tuple[str, ...] = ()
+
+
+class AuthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`database` is a URL as of the registry; empty means `auth.db` in the home."""
+
+    address: str = "127.0.0.1:7002"
+    database: str = ""
+    max_age_s: float = 30.0
+    """How long routers may keep what they learn of a key: a revocation is effective within it."""
+    session_token_life_s: float = 900.0
+    bootstrap_keys: tuple[BootstrapKey, ...] = ()

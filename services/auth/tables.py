@@ -1,0 +1,37 @@
+"""The tables of auth's database."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+
+from services.runtime.database import NAME
+
+VERSION_TABLE: Final = "auth_version"
+"""Named so that auth may share a database with the registry."""
+
+metadata: Final = sa.MetaData()
+
+keys: Final = sa.Table(
+    "auth_keys",
+    metadata,
+    sa.Column("id", NAME, primary_key=True),
+    sa.Column("digest", sa.LargeBinary, nullable=False),
+    sa.Column("principal", NAME, nullable=False, index=True),
+    sa.Column("display_name", sa.Text, nullable=False),
+    sa.Column("roles", sa.JSON, nullable=False),
+    sa.Column("allow_models", sa.JSON, nullable=False),
+    sa.Column("deny_models", sa.JSON, nullable=False),
+    sa.Column("allow_endpoints", sa.JSON, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("expires_at", sa.Double),
+    sa.Column("revoked_at", sa.Double),
+)
+signing_keys: Final = sa.Table(
+    "auth_signing_keys",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("private_key", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+)

@@ -1,0 +1,72 @@
+"""Session tokens: what a worker shows when it dials a router. JWTs (RFC 7519) signed with Ed25519 (RFC 8037)."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import Final
+
+import jwt
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from services.core.errors import Reason, ServiceError
+from services.rpc.session_token import ALGORITHM, AUDIENCE
+
+_LOOKS: Final = "eyJ"
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A private key, and its id in the tokens' header."""
+
+    id: str
+    private: Ed25519PrivateKey
+
+    @property
+    def public_bytes(self) -> bytes:
+        """The public key, 32 bytes."""
+        return self.private.public_key().public_bytes_raw()
+
+
+def new_signing_key() -> SigningKey:
+    """A fresh key."""
+    return SigningKey(secrets.token_hex(8), Ed25519PrivateKey.generate())
+
+
+def to_bytes(key: SigningKey) -> bytes:
+    """The private key as it is stored, 32 bytes."""
+    return key.private.private_bytes(
+        serialization.Encoding.Raw, serialization.PrivateFormat.Raw, serialization.NoEncryption()
+    )
+
+
+def from_bytes(identity: str, raw: bytes) -> SigningKey:
+    """A stored private key."""
+    return SigningKey(identity, Ed25519PrivateKey.from_private_bytes(raw))
+
+
+def looks_like_token(credential: str) -> bool:
+    """Whether a credential can be a session token rather than a key."""
+    return credential.startswith(_LOOKS)
+
+
+def issue(key: SigningKey, *, principal: str, endpoint: str, instance: str, expires_at: float) -> str:
+    """A token for one instance of a worker at one endpoint."""
+    claims = {
+        "sub": principal,
+        "aud": AUDIENCE,
+        "exp": int(expires_at),
+        "endpoint": endpoint,
+        "instance": instance,
+        "jti": secrets.token_hex(8),
+    }
+    return jwt.encode(claims, key.private, algorithm=ALGORITHM, headers={"kid": key.id})
+
+
+def key_id_of(token: str) -> str:
+    """The id of the key that a token says it is signed with. Raises CREDENTIAL_INVALID."""
+    try:
+        return str(jwt.get_unverified_header(token).get("kid", ""))
+    except jwt.PyJWTError as error:
+        raise ServiceError(Reason.CREDENTIAL_INVALID) from error

@@ -1,0 +1,95 @@
+"""Opens the database that a URL names, and brings its schema to the one that this version needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, ProgrammingError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from services.core.errors import Reason, ServiceError
+
+_DRIVERS: Final = {"postgresql": "postgresql+asyncpg", "sqlite": "sqlite+aiosqlite"}
+_LOCK: Final = 0x77656674  # "weft": two services that start at once on one PostgreSQL must not both migrate.
+
+NAME: Final = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+"""The type of resource names. Sorted by bytes on every database: a page begins after the last name of the one before,
+and
+PostgreSQL would otherwise sort by the rules of a language, which differ from SQLite's order."""
+
+
+def open_database(url: str, file: Path, *, setting: str) -> AsyncEngine:
+    """An engine for the URL, or for the SQLite file if the URL is empty. Connects when it is first used.
+
+    Raises ARGUMENT_INVALID, naming the setting, for a URL of another kind.
+    """
+    try:
+        parsed = sa.make_url(url or f"sqlite:///{file}")
+    except ArgumentError:
+        parsed = None
+    driver = _DRIVERS.get(parsed.get_backend_name()) if parsed is not None else None
+    if parsed is None or driver is None:
+        # Without the URL itself: it may hold a password.
+        message = f"'{setting}' must be a URL like 'postgresql://user@host/name' or 'sqlite:////path/to/file'."
+        raise ServiceError(Reason.ARGUMENT_INVALID, message, param=setting)
+    if driver == _DRIVERS["postgresql"]:
+        # A connection that the server has closed since is found out and replaced before it is used.
+        return create_async_engine(parsed.set(drivername=driver), pool_pre_ping=True)
+    if parsed.database:
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_async_engine(parsed.set(drivername=driver))
+    sa.event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+    sa.event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    return engine
+
+
+def upgrade(connection: sa.Connection, migrations: Path, metadata: sa.MetaData, *, head: str, table: str) -> None:
+    """Migrates the database if it is not at `head`, within the connection's transaction. `table` holds its version."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+    if _version(connection, table) == head:
+        return
+    # Imported here: alembic costs a third of a second, and hardly a start needs it.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(migrations))
+    config.attributes.update(connection=connection, metadata=metadata, table=table)
+    command.upgrade(config, head)
+
+
+@contextmanager
+def explained(reason: Reason, message: str) -> Iterator[None]:
+    """Turns a database that does not answer into a `ServiceError`. Faults of our own stay as they are."""
+    try:
+        yield
+    except (IntegrityError, ProgrammingError):
+        raise
+    except (DBAPIError, OSError) as error:
+        raise ServiceError(reason, message) from error
+
+
+def _version(connection: sa.Connection, table: str) -> str | None:
+    if not sa.inspect(connection).has_table(table):
+        return None
+    version: str | None = connection.execute(sa.text(f"SELECT version_num FROM {table}")).scalar()  # noqa: S608 - ours
+    return version
+
+
+def _prepare_sqlite(connection: Any, record: object) -> None:
+    # The driver itself would begin a transaction only at the first write, so that what was read before it, or between
+    # several reads, could change meanwhile.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in ("foreign_keys = ON", "journal_mode = WAL", "busy_timeout = 5000", "synchronous = NORMAL"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
