@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -13,6 +14,9 @@ INTERRUPTED = 130  # what shells expect after Ctrl-C
 
 def main() -> None:
     """The console script."""
+    # Whatever we fork becomes another program at once. gRPC's handlers around a fork are for those that go on, and
+    # crash the child if calls are open.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     try:
         code = run(sys.argv[1:])
     except KeyboardInterrupt:

@@ -118,4 +118,5 @@ def _python() -> str:
     if importlib.util.find_spec("openai") is None:
         return "python"
     here = Path(sys.executable)
+    here = plain if (plain := here.with_name("python")).exists() else here
     return str(here.relative_to(Path.cwd())) if here.is_relative_to(Path.cwd()) else str(here)

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import json
 import os
 import signal
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from services.runtime.lifeline import tied
 from services.runtime.readiness import Ready
 
 START_TIMEOUT = 60.0
 """Seconds in which a child must have announced itself."""
-
-_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +105,13 @@ async def start_child(spec: ChildSpec) -> Child:
             command += ["--ready-fd", str(writing)]
         with spec.log_file.open("ab") as log:
             process = await asyncio.create_subprocess_exec(
-                *command,
+                *tied(command),
                 env={**os.environ, **spec.environ},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 pass_fds=(writing,) if spec.announces else (),
                 start_new_session=True,
-                preexec_fn=end_with_parent(),
             )
     except BaseException:
         os.close(reading)
@@ -123,24 +119,6 @@ async def start_child(spec: ChildSpec) -> Child:
     finally:
         os.close(writing)
     return Child(spec, process, asyncio.ensure_future(_read_line(reading)))
-
-
-def end_with_parent() -> Callable[[], None] | None:
-    """What a child calls between fork and exec, so that it gets SIGTERM when its parent dies, however it dies.
-
-    Only Linux can do that (prctl(2), PR_SET_PDEATHSIG); None elsewhere.
-    """
-    if sys.platform != "linux":
-        return None
-    libc = ctypes.CDLL(None)  # loaded here: a child between fork and exec must not load anything
-    parent = os.getpid()
-
-    def ask() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died in between
-            os._exit(1)
-
-    return ask
 
 
 async def _read_line(descriptor: int) -> bytes:

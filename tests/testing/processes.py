@@ -14,7 +14,8 @@ from collections.abc import Mapping
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from services.runtime.child import ChildSpec, end_with_parent, tail
+from services.runtime.child import ChildSpec, tail
+from services.runtime.lifeline import tied
 from services.runtime.readiness import Ready
 
 SOON = 30.0
@@ -80,14 +81,13 @@ class Part:
         flags = ["--ready-fd", str(writing)] if self.spec.announces else []
         with self.spec.log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self.spec.command, *flags],
+                tied([*self.spec.command, *flags]),
                 env=_environ(self.spec.environ),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 pass_fds=[writing],
                 start_new_session=True,
-                preexec_fn=end_with_parent(),
             )
         os.close(writing)
         self._pipe = reading
