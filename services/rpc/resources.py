@@ -24,6 +24,7 @@ from services.core.catalogue import (
     HttpBackend,
     Limits,
     ModelBinding,
+    Resource,
     Route,
     RouteTarget,
     SessionBackend,
@@ -121,6 +122,17 @@ def route_from_proto(proto: resources_pb2.Route) -> Route:
         description=proto.description,
         labels=dict(proto.labels),
     )
+
+
+def resource_to_proto(resource: Resource) -> resources_pb2.Cluster | resources_pb2.Endpoint | resources_pb2.Route:
+    """Any of them as the registry speaks of it."""
+    match resource:
+        case Cluster():
+            return cluster_to_proto(resource)
+        case Endpoint():
+            return endpoint_to_proto(resource)
+        case Route():
+            return route_to_proto(resource)
 
 
 def catalogue_to_proto(catalogue: Catalogue) -> registry_pb2.Catalogue:
