@@ -83,9 +83,11 @@ class ReadyAnswer:
         self._receiver: Receiver | None = receiver
         self._credit = credit
         self._sent = 0
+        self._told = False
 
     def tell(self) -> None:
         """Gives the answer, or as much of it as was granted, unless the caller has left."""
+        self._told = True
         if self._receiver is None:
             return
         if isinstance(self._answer, ServiceError):
@@ -97,7 +99,7 @@ class ReadyAnswer:
     def grant(self, credit: int) -> None:
         """See `Call.grant`."""
         self._credit += credit
-        if not isinstance(self._answer, ServiceError):
+        if self._told and not isinstance(self._answer, ServiceError):
             self._send(self._answer[1])
 
     def cancel(self) -> None:

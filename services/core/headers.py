@@ -31,7 +31,7 @@ TO_CLIENT: Final = frozenset({"content-type", "content-length", "retry-after", "
 
 # RFC 9110, 5.5: visible characters, spaces and tabs. A line break here would let a gRPC client write headers of its own
 # into the HTTP request that the worker sends.
-_VALUE = re.compile(r"[\t\x20-\x7e\x80-\U0010ffff]*")
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\ud7ff\ue000-\U0010ffff]*")
 
 
 def select(headers: Headers, allowed: frozenset[str]) -> Headers:

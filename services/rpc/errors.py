@@ -17,11 +17,18 @@ ERROR_METADATA = "weft-error-bin"
 def to_proto(error: ServiceError) -> errors_pb2.Error:
     """The error as it travels inside a session."""
     proto = errors_pb2.Error(
-        reason=errors_pb2.Reason.ValueType(error.reason.value), message=error.message, param=error.param or ""
+        reason=errors_pb2.Reason.ValueType(error.reason.value),
+        message=_printable(error.message),
+        param=_printable(error.param or ""),
     )
     if error.retry_after is not None:
         proto.retry_after.FromMilliseconds(int(error.retry_after * 1000))
     return proto
+
+
+def _printable(text: str) -> str:
+    """Text as UTF-8 can hold it. A message may quote a client's lone surrogates, at which protobuf would raise."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def from_proto(proto: errors_pb2.Error) -> ServiceError:
