@@ -41,17 +41,19 @@ _FIRST_NAMES: Final = {
     "models.model": "model",
     "http.url": "config.api_url",
     "http.api_key_env": "config.api_key_env_name",
-    "globus.inference.endpoint_uuid": "endpoint_uuid",
-    "globus.inference.function_uuid": "function_uuid",
-    "globus.batch.endpoint_uuid": "batch_endpoint_uuid",
-    "globus.batch.function_uuid": "batch_function_uuid",
-    "globus.api_port": "api_port",
+    "globus.inference.endpoint_uuid": "config.endpoint_uuid",
+    "globus.inference.function_uuid": "config.function_uuid",
+    "globus.batch.endpoint_uuid": "config.batch_endpoint_uuid",
+    "globus.batch.function_uuid": "config.batch_function_uuid",
+    "globus.api_port": "config.api_port",
     "access.allowed_globus_groups": "allowed_globus_groups",
     "access.allowed_domains": "allowed_domains",
     "model": "target_model_name",
     "display_name": "name",
     "description": "description",
     "targets": "targets",
+    "targets.endpoint": "targets",
+    "targets.model": "targets",
 }
 """FIRST's name of a field, by Weft's."""
 
@@ -110,7 +112,7 @@ class _Importer:
         config = fields.inner("config")
         cluster = Cluster(
             name,
-            frameworks=fields.texts("frameworks"),
+            frameworks=tuple(text.lower() for text in fields.texts("frameworks")),
             operations=tuple(_operation(text) for text in fields.texts("openai_endpoints")),
             queue_status=read_function(config, "qstat_"),
             status_url=config.text("status_url"),
@@ -218,17 +220,17 @@ class _Importer:
             self._problems.add(fields.where, f"would be '{resource.name}', as {other} is already; change its id")
             return False
         self._where[resource.name] = fields.where
-        if self._problems.mention(fields.where):
-            return False
         kind = type(resource).__name__.lower()
         try:
             check_resource(resource_to_proto(resource), kind)
         except ServiceError as error:
             path = re.sub(r"\[\d+\]", "", error.param or "").removeprefix(f"{kind}.")
-            named = _FIRST_NAMES.get(path)
-            if named is None:
+            named = _FIRST_NAMES.get(path, "")
+            if "config" not in fields:
+                named = named.removeprefix("config.")
+            if not named:
                 self._problems.add(fields.where, error.message)
-            else:
+            elif not fields.faulty(named):
                 fields.complain(named, error.message.partition("' ")[2].rstrip("."))
             return False
         return True

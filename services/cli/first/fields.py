@@ -19,9 +19,9 @@ class Problems:
         """`where` is a file, or an entry of one."""
         self.sentences.append(f"{where}: {what}")
 
-    def mention(self, where: str) -> bool:
-        """Whether anything is wrong there."""
-        return any(sentence.startswith(f"{where}: ") for sentence in self.sentences)
+    def mention(self, beginning: str) -> bool:
+        """Whether something wrong was found that begins with these words."""
+        return any(sentence.startswith(beginning) for sentence in self.sentences)
 
 
 class Fields:
@@ -38,6 +38,11 @@ class Fields:
 
     def __contains__(self, name: str) -> bool:
         return name in self._values
+
+    def faulty(self, name: str) -> bool:
+        """Whether something is wrong with the field, with the object that it is in, or with an item of it."""
+        paths = (f"{name}'", f"{name.partition('.')[0]}'", f"{name}[")
+        return any(self._problems.mention(f"{self.where}: field '{path}") for path in paths)
 
     def complain(self, name: str, what: str) -> None:
         """Says what is wrong with a field."""
@@ -91,7 +96,9 @@ class Fields:
         if not isinstance(value, dict):
             self.complain(name, f"must be an object, or its JSON as text, not {_shown(value)}")
             value = {}
-        return Fields(self.where, value, self._problems, f"{self._path}{name}.")
+        # What is missing in an object that could not be read is no second problem.
+        problems = Problems() if self.faulty(f"{self._path}{name}") else self._problems
+        return Fields(self.where, value, problems, f"{self._path}{name}.")
 
     def list_of(self, name: str) -> list[Fields]:
         """A list of objects, or a text that holds one as JSON."""

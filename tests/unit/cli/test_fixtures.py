@@ -1,0 +1,213 @@
+"""The import of FIRST's fixtures: both shapes, and every complaint about a broken file."""
+
+import json
+from pathlib import Path
+
+import pytest
+from weft.registry.v1 import registry_pb2
+
+from services.cli.first.convert import FixtureError, Imported, read_fixtures
+from services.cli.fixtures import report, to_request
+from services.core.catalogue import (
+    AccessPolicy,
+    Availability,
+    Catalogue,
+    Cluster,
+    Endpoint,
+    GlobusBackend,
+    GlobusFunction,
+    HttpBackend,
+    Limits,
+    ModelBinding,
+    Route,
+    RouteTarget,
+    SessionBackend,
+)
+
+GOLDEN = Path("tests/golden/first")
+LOCAL = "clusters/local/endpoints/local-vllm-opt-125m"
+SOPHIA = "clusters/sophia/endpoints/sophia-vllm-opt-125m"
+
+
+def read(*names: str) -> Imported:
+    return read_fixtures(GOLDEN / name for name in names)
+
+
+def complaints(file: Path) -> list[str]:
+    with pytest.raises(FixtureError) as caught:
+        read_fixtures([file])
+    _, *sentences = str(caught.value).split("\n  ")
+    return [sentence.removeprefix(f"{file}: ") for sentence in sentences]
+
+
+def one_endpoint(tmp_path: Path, **fields: object) -> Path:
+    known = {
+        "endpoint_slug": "one",
+        "cluster": "local",
+        "framework": "vllm",
+        "model": "facebook/opt-125m",
+        "api_port": 8000,
+        "endpoint_uuid": "a",
+        "function_uuid": "b",
+    }
+    values = {name: value for name, value in {**known, **fields}.items() if value != "absent"}
+    file = tmp_path / "one.json"
+    file.write_text(json.dumps([{"model": "resource_server.endpoint", "pk": 1, "fields": values}]))
+    return file
+
+
+def test_older_shape_in_any_order_of_files() -> None:
+    imported = read("older-federated-endpoints.json", "older-endpoints.json")
+    assert imported.endpoints[SOPHIA] == Endpoint(
+        SOPHIA,
+        GlobusBackend(
+            GlobusFunction("sophia-endpoint-uuid", "sophia-function-uuid"),
+            GlobusFunction("sophia-batch-endpoint-uuid", "sophia-batch-function-uuid"),
+            8000,
+        ),
+        framework="vllm",
+        models=(ModelBinding("facebook/opt-125m"),),
+        access=AccessPolicy(("group-one", "group-two")),
+    )
+    local = imported.endpoints[LOCAL]
+    assert local.backend == GlobusBackend(GlobusFunction("local-endpoint-uuid", "local-function-uuid"), None, 8000)
+    assert local.access == AccessPolicy()
+    assert imported.routes == {
+        "routes/federated-opt-125m": Route(
+            "routes/federated-opt-125m",
+            "facebook/opt-125m",
+            (RouteTarget(LOCAL), RouteTarget(SOPHIA)),
+            "OPT-125M (Federated)",
+            "Federated access to OPT-125M across multiple clusters",
+        )
+    }
+    assert set(imported.implied) == {"clusters/local", "clusters/sophia"}
+    assert imported.notes == []
+
+
+def test_newer_shape() -> None:
+    imported = read("clusters.json", "endpoints.json")
+    cluster = imported.clusters["clusters/your-cluster"]
+    assert cluster.frameworks == ("vllm", "api")
+    assert cluster.operations == ("chat/completions", "completions", "embeddings")
+    assert cluster.queue_status is not None
+    assert imported.clusters["clusters/your-other-cluster"].status_url == "https://my-status-url.com/status"
+    globus, http = imported.endpoints.values()
+    assert isinstance(globus.backend, GlobusBackend)
+    assert globus.backend.api_port == 8000
+    assert http.backend == HttpBackend("http://127.0.0.1:8080", api_key_env="YOUR_MODEL_120B_API_KEY")
+    assert imported.implied == {}
+
+
+def test_config_as_text_ids_made_and_limits_kept() -> None:
+    imported = read("newer-variants.json")
+    (endpoint,) = imported.endpoints.values()
+    assert endpoint.name == "clusters/metis-cluster/endpoints/metis-cluster-api-org-model-120b"
+    assert endpoint.backend == HttpBackend("https://api.example.org", api_key_env="ORG_KEY", timeout=120.0)
+    assert endpoint.limits == Limits(100_000, 60_000)
+    assert imported.clusters["clusters/metis-cluster"].operations == ("chat/completions", "completions")
+    assert any("'Metis Cluster' becomes the id 'metis-cluster'" in note for note in imported.notes)
+
+
+def test_who_may_use_the_cluster_stays_a_condition() -> None:
+    imported = read("newer-variants.json")
+    (endpoint,) = imported.endpoints.values()
+    assert endpoint.access == AccessPolicy(("group-two",), ("example.org",))
+
+
+def test_every_problem_of_a_broken_file_is_told() -> None:
+    golden = GOLDEN / "broken.txt"
+    with pytest.raises(FixtureError) as caught:
+        read("broken.json")
+    assert str(caught.value) + "\n" == golden.read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("", "is not JSON: Expecting value at line 1, column 1"),
+        ('[\n  {"model": }\n]', "is not JSON: Expecting value at line 2, column 13"),
+        ("{}", "must hold a list of entries, as Django's fixtures do"),
+        ('[{"pk": 1, "pk": 2}]', "the key 'pk' stands twice in one object"),
+        ("[" * 100_000, "is nested too deep"),
+    ],
+)
+def test_what_is_no_fixture(tmp_path: Path, content: str, complaint: str) -> None:
+    file = tmp_path / "file.json"
+    file.write_text(content)
+    assert complaints(file) == [complaint]
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    assert complaints(tmp_path / "none.json") == ["cannot be read: No such file or directory"]
+    (tmp_path / "latin.json").write_bytes(b'["\xe9"]')
+    assert complaints(tmp_path / "latin.json") == ["is not UTF-8: byte 2 cannot be read"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "complaint"),
+    [
+        ("model", "absent", "field 'model' is missing"),
+        ("model", " ", "field 'model' must not be empty"),
+        ("model", 7, "field 'model' must be text, not 7"),
+        ("cluster", "---", "field 'cluster' is '---', of which no id can be made; use letters and digits"),
+        ("api_port", 70_000, "field 'api_port' must be a port, 1 to 65535; 0 leaves it to the function"),
+        ("api_port", True, "field 'api_port' must be a whole number of at least 0, not true"),
+        ("tpm_model", -1, "field 'tpm_model' must be a whole number of at least 0, not -1"),
+        ("alowed_domains", [], "field 'alowed_domains' is not known; the nearest known is 'allowed_domains'"),
+        ("allowed_domains", [1], "field 'allowed_domains' must be a list of texts, or one text with commas, not [1]"),
+        (
+            "batch_endpoint_uuid",
+            "x",
+            "field 'batch_function_uuid' is missing, while the other UUID of the function is there",
+        ),
+    ],
+)
+def test_a_wrong_field_is_named(tmp_path: Path, field: str, value: object, complaint: str) -> None:
+    assert complaints(one_endpoint(tmp_path, **{field: value})) == [f"entry 1: {complaint}"]
+
+
+def test_two_entries_of_one_slug(tmp_path: Path) -> None:
+    file = one_endpoint(tmp_path)
+    with pytest.raises(FixtureError, match="each endpoint needs its own"):
+        read_fixtures([file, file])
+
+
+def test_slugs_that_become_the_same_id(tmp_path: Path) -> None:
+    one, two = tmp_path / "a", tmp_path / "b"
+    one.mkdir()
+    two.mkdir()
+    files = [one_endpoint(one, endpoint_slug="my one"), one_endpoint(two, endpoint_slug="my-one")]
+    with pytest.raises(FixtureError, match="would be 'clusters/local/endpoints/my-one', as"):
+        read_fixtures(files)
+
+
+def test_an_import_leaves_alone_what_first_cannot_say() -> None:
+    imported = read("older-endpoints.json")
+    drained = Endpoint(
+        LOCAL, SessionBackend(), availability=Availability.DRAINING, notice="back on Monday", labels={"team": "a"}
+    )
+    cluster = Cluster("clusters/local", display_name="Ours", availability=Availability.MAINTENANCE)
+    request = to_request(imported, Catalogue.of([cluster, drained]), dry_run=False)
+    assert [cluster.name for cluster in request.clusters] == ["clusters/sophia"]
+    endpoint = next(endpoint for endpoint in request.endpoints if endpoint.name == LOCAL)
+    assert endpoint.availability == Availability.DRAINING.value
+    assert endpoint.notice == "back on Monday"
+    assert dict(endpoint.labels) == {"team": "a"}
+    assert endpoint.WhichOneof("backend") == "globus"
+
+
+def test_the_report() -> None:
+    results = [
+        registry_pb2.AppliedResource(name="clusters/a", action=registry_pb2.APPLY_ACTION_CREATED),
+        registry_pb2.AppliedResource(name="routes/b", action=registry_pb2.APPLY_ACTION_UNCHANGED),
+    ]
+    assert report(results, ["x"], dry_run=False) == [
+        "note: x",
+        "created    clusters/a",
+        "unchanged  routes/b",
+        "1 created, 0 updated, 1 unchanged.",
+    ]
+    assert report([], [], dry_run=True) == [
+        "0 created, 0 updated, 0 unchanged; nothing was written, as this was a dry run."
+    ]
