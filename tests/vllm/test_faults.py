@@ -132,7 +132,7 @@ def test_vllm_killed_in_mid_stream(twins: list[VllmServer], twin_mesh: Mesh, mea
 
 
 def test_vllm_terminated_in_mid_stream(twins: list[VllmServer], twin_mesh: Mesh, measured: Measured) -> None:
-    """By default vLLM answers SIGTERM by ending its engine: its streams then end as aborted, or stay open and silent."""
+    """By default vLLM answers SIGTERM by ending its engine: streams then end as aborted, or stay open and silent."""
     call = long_call(twin_mesh, stream=True)
     call.first_events()
     computing(twins).process.signal(signal.SIGTERM)

@@ -27,8 +27,8 @@ def weft_site(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture
 def bare_mesh(tmp_path: Path) -> Iterator[Mesh]:
-    """A mesh without a worker."""
-    started = Mesh(tmp_path / "home", [], ["--workers", "0"])
+    """A mesh without a vLLM: its one worker has a simulated one, which serves another model."""
+    started = Mesh(tmp_path / "home", [])
     try:
         started.ready()
         yield started

@@ -17,6 +17,8 @@ WEATHER = {
     "function": {
         "name": "weather",
         "description": "The weather of a city.",
+        # Else vLLM does not hold the arguments to the schema.
+        "strict": True,
         # The order of keys, here not the alphabet's, is part of the prompt and of the grammar.
         "parameters": {
             "type": "object",
