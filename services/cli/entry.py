@@ -42,9 +42,6 @@ def run(arguments: Sequence[str]) -> int:
     try:
         app(args=list(arguments), prog_name="weft")
     except Exception as error:
-        sentence = explain(error)
-        if sentence is None:
-            raise
-        print(f"weft: {sentence}", file=sys.stderr)
+        print(f"weft: {explain(error)}", file=sys.stderr)
         return 1
     return 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import tempfile
+import traceback
 
 from services.core.errors import ServiceError
 from services.runtime.child import ChildError
@@ -18,8 +20,8 @@ class CommandError(Exception):
 _EXPLAINED = (CommandError, ServiceError, ConfigError, HomeInUseError, ChildError, MetricsAddressError)
 
 
-def explain(error: Exception) -> str | None:
-    """The sentence for an error; None if it is a fault of ours, which deserves its traceback."""
+def explain(error: Exception) -> str:
+    """The sentence for an error. The traceback of a fault of ours goes to a file, which the sentence names."""
     if isinstance(error, _EXPLAINED):
         return str(error)
     if isinstance(error, OSError):
@@ -29,4 +31,11 @@ def explain(error: Exception) -> str | None:
     if grpc is not None and isinstance(error, grpc.RpcError):
         details = getattr(error, "details", lambda: None)()
         return f"A remote call failed: {details or error}"
-    return None
+    return f"This is a fault of Weft itself: {type(error).__name__}: {error}. {_keep_traceback(error)}"
+
+
+def _keep_traceback(error: Exception) -> str:
+    text = "".join(traceback.format_exception(error))
+    with tempfile.NamedTemporaryFile("w", prefix="weft-fault-", suffix=".txt", delete=False) as file:
+        file.write(text)
+    return f"Please report it, with the traceback in {file.name}."

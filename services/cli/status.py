@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -19,7 +20,7 @@ from services.runtime.config import Config
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 _STYLES = {"ready": "green", "starting": "yellow", "unhealthy": "red", "draining": "yellow", "active": "green"}
-_NUMBERS = ("Running", "Waiting", "KV cache", "Open calls", "Ended calls", "Tokens in", "Tokens out")
+_NUMBERS = ("Running", "Waiting", "Cache", "Open", "Ended", "Tokens in", "out")
 
 
 @app.command()
@@ -51,14 +52,10 @@ async def _watch(config: Config, interval: float) -> None:
 
 
 def render(overview: Overview) -> RenderableType:
-    """The overview as a table, with a line for each part that cannot be reached."""
-    table = Table("Endpoint", "Worker", "State", "Models", box=None, padding=(0, 2, 0, 0))
-    for number in _NUMBERS:
-        table.add_column(number, justify="right")
-    for endpoint in overview.endpoints:
-        table.add_row(endpoint.name, "", _endpoint_state(endpoint), Text(", ".join(endpoint.models)))
-        for worker in endpoint.workers:
-            table.add_row("", worker.instance[:8], _state(worker.state), Text(", ".join(worker.models)), *_load(worker))
+    """Each endpoint with its workers, as wide as 80 columns allow; a line for each part that cannot be reached.
+
+    Running, waiting, cache and tokens are vLLM's own; open and ended count the calls of this router.
+    """
     models = Text(f"Models that you may call: {', '.join(overview.models) or 'none'}")
     troubles = [Text(trouble, style="red") for trouble in overview.unreachable]
     details = [
@@ -67,7 +64,22 @@ def render(overview: Overview) -> RenderableType:
         for worker in endpoint.workers
         if worker.state != "ready" and worker.detail
     ]
-    return Group(table, Text(), models, *details, *troubles)
+    return Group(*(_endpoint(endpoint) for endpoint in overview.endpoints), models, *details, *troubles)
+
+
+def _endpoint(endpoint: EndpointRow) -> RenderableType:
+    models = dict.fromkeys((*endpoint.models, *(model for worker in endpoint.workers for model in worker.models)))
+    title = Text.assemble((endpoint.name, "bold"), "  ", _endpoint_state(endpoint), "  ", ", ".join(models))
+    if not endpoint.workers:
+        return Group(title, Text())
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for name in ("Worker", "State"):
+        table.add_column(name, no_wrap=True)
+    for number in _NUMBERS:
+        table.add_column(number, justify="right", no_wrap=True)
+    for worker in endpoint.workers:
+        table.add_row(worker.instance[:8], _state(worker.state), *_load(worker))
+    return Group(title, Padding(table, (0, 0, 1, 2)))
 
 
 def _endpoint_state(endpoint: EndpointRow) -> Text:

@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+import tempfile
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -57,8 +59,16 @@ def test_a_wrong_flag_exits_as_a_usage_error(capsys: pytest.CaptureFixture[str])
         (CommandError("No."), "No."),
         (ServiceError(Reason.NO_WORKER), "No worker serves this model at present; try again shortly."),
         (FileNotFoundError(2, "No such file", "a.json"), "a.json: No such file"),
-        (KeyError("ours"), None),
     ],
 )
-def test_what_is_told_and_what_is_a_fault_of_ours(error: Exception, sentence: str | None) -> None:
+def test_an_error_that_we_know_says_all(error: Exception, sentence: str) -> None:
     assert explain(error) == sentence
+
+
+def test_a_fault_of_ours_keeps_its_traceback_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    sentence = explain(KeyError("surprise"))
+    (file,) = tmp_path.iterdir()
+    assert sentence.startswith("This is a fault of Weft itself: KeyError: 'surprise'.")
+    assert str(file) in sentence
+    assert "KeyError: 'surprise'" in file.read_text()

@@ -9,7 +9,7 @@ WORKER = WorkerRow("0123456789abcdef", "ready", "fine", ["sim-model"], 3, 1, 0.4
 
 
 def drawn(overview: Overview) -> str:
-    console = Console(width=200, record=True, color_system=None)
+    console = Console(width=80, record=True, color_system=None)
     with console.capture() as capture:
         console.print(render(overview))
     return capture.get()
@@ -18,8 +18,8 @@ def drawn(overview: Overview) -> str:
 def test_a_worker_stands_under_its_endpoint_with_its_load() -> None:
     endpoint = EndpointRow("clusters/local/endpoints/sim", "active", "session", workers=[WORKER])
     lines = drawn(Overview(["sim-model"], [endpoint], [])).splitlines()
-    assert lines[1].split() == ["clusters/local/endpoints/sim", "active"]
-    assert lines[2].split() == ["01234567", "ready", "sim-model", "3", "1", "42%", "4", "17", "12,345", "678"]
+    assert lines[0].split() == ["clusters/local/endpoints/sim", "active", "sim-model"]
+    assert lines[2].split() == ["01234567", "ready", "3", "1", "42%", "4", "17", "12,345", "678"]
     assert "Models that you may call: sim-model" in lines
 
 
