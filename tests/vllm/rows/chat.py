@@ -53,6 +53,9 @@ CALLED = [
     {"role": "tool", "tool_call_id": "call_1", "content": "-3 C"},
 ]
 
+# At temperature 0 a model of random weights, where the grammar lets it, writes line breaks to its limit.
+LIVELY = {"temperature": 1, "seed": 5, "max_tokens": 300}
+
 ASKED: dict[str, dict[str, Any]] = {
     "plain": {},
     "history": {
@@ -66,14 +69,14 @@ ASKED: dict[str, dict[str, Any]] = {
     "content parts": {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]},
     "developer role and name": {"messages": [{"role": "developer", "content": "a", "name": "b"}]},
     "tools, auto": {"tools": [WEATHER, CLOCK], "tool_choice": "auto"},
-    "tools, required": {"tools": [WEATHER, CLOCK], "tool_choice": "required", "max_tokens": 120},
+    "tools, required": {"tools": [WEATHER, CLOCK], "tool_choice": "required", **LIVELY},
     "tools, named": {
         "tools": [WEATHER, CLOCK],
         "tool_choice": {"type": "function", "function": {"name": "weather"}},
-        "max_tokens": 120,
+        **LIVELY,
     },
     "tools, none": {"tools": [WEATHER], "tool_choice": "none"},
-    "tools, one at a time": {"tools": [CLOCK], "parallel_tool_calls": False, "tool_choice": "required"},
+    "tools, one at a time": {"tools": [CLOCK], "parallel_tool_calls": False, "tool_choice": "required", **LIVELY},
     "tool results": {"messages": CALLED, "tools": [WEATHER]},
     "logprobs": {"logprobs": True},
     "top_logprobs": {"logprobs": True, "top_logprobs": 5},
