@@ -1,57 +1,53 @@
-"""Auth, registry, router and facade in one process, on one loop; the facade hands its calls to the router directly."""
+"""Auth, registry, router and facade in one process, on one loop. The facade hands its calls to the router directly."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 from typing import Any
 
-from services.auth.main import serve as serve_auth
-from services.facade.main import serve_http
-from services.registry.main import serve as serve_registry
-from services.router.main import running
-from services.rpc.channel import dial
-from services.rpc.server import check_health
+from services.auth import main as auth
+from services.facade import main as facade
+from services.registry import main as registry
+from services.router import main as router
 from services.runtime.process import Process
 
 Serve = Callable[[Process], Awaitable[None]]
 
 
 async def serve_all(configs: Mapping[str, Any], process: Process) -> None:
-    """Serves all until `process.stopping`; each starts when those that it needs are ready, and stops before them.
+    """Serves all until `process.stopping`. Raises what any of them raises, after the others have stopped.
 
-    Raises what any of them raises, after the others have stopped.
+    Each starts when those that it needs are ready; they stop the other way round.
     """
-    parts: list[Serve] = [
-        partial(serve_auth, configs["auth"]),
-        partial(serve_registry, configs["registry"]),
-        partial(_serve_router_and_facade, configs["router"], configs["facade"]),
-    ]
-    async with AsyncExitStack() as started:
-        tasks: list[asyncio.Future[Any]] = [
-            await started.enter_async_context(_started(serve, process)) for serve in parts
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        tasks = [
+            await enter(_serving("auth", lambda inner: auth.serve(configs["auth"], inner), process)),
+            await enter(_serving("registry", lambda inner: registry.serve(configs["registry"], inner), process)),
         ]
+        running = await enter(router.running(configs["router"], process))
+        process.ready("router", running.address)
+
+        def serve_facade(inner: Process) -> Awaitable[None]:
+            return facade.serve_http(configs["facade"], inner, running.gateway, running.ready)
+
+        tasks.append(await enter(_serving("facade", serve_facade, process)))
         asked = asyncio.ensure_future(process.stopping.wait())
-        await asyncio.wait([asked, *tasks], return_when=asyncio.FIRST_COMPLETED)
-        asked.cancel()
-
-
-async def _serve_router_and_facade(router_config: Any, facade_config: Any, process: Process) -> None:
-    async with running(router_config, process) as router, dial(router.address) as channel:
-        process.ready("router", router.address)
-        ready = partial(check_health, channel, "", timeout=2.0)
-        await serve_http(facade_config, process, router.gateway, ready)
+        try:
+            await asyncio.wait({asked, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            asked.cancel()
 
 
 @asynccontextmanager
-async def _started(serve: Serve, outer: Process) -> AsyncIterator[asyncio.Future[None]]:
-    """A part that is ready in the body of the `async with`, and is stopped after it."""
+async def _serving(service: str, serve: Serve, outer: Process) -> AsyncIterator[asyncio.Future[None]]:
+    """One service, ready in the body of the `async with`, and stopped after it."""
     is_ready = asyncio.Event()
 
-    def ready(service: str, address: str) -> None:
-        outer.ready(service, address)
+    def ready(name: str, address: str) -> None:
+        outer.ready(name, address)
         is_ready.set()
 
     process = Process(home=outer.home, ready=ready, grace=outer.grace)
@@ -59,8 +55,9 @@ async def _started(serve: Serve, outer: Process) -> AsyncIterator[asyncio.Future
     waiting = asyncio.ensure_future(is_ready.wait())
     try:
         await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            task.result()  # raises why it could not start
+        if not is_ready.is_set():
+            await task  # raises why
+            raise RuntimeError(f"{service} ended before it was ready")
         yield task
     finally:
         waiting.cancel()

@@ -65,6 +65,10 @@ class Gateway:
         except ServiceError as error:
             return _tell_soon(ReadyAnswer(error, receiver, credit))
 
+    async def ready(self) -> bool:
+        """Whether it takes calls: it knows what exists, and is not shutting down."""
+        return self._dispatcher.roster.catalogue is not None and not self._draining
+
     async def drain(self, grace: float) -> None:
         """Takes no more calls, and waits for the open ones for `grace` seconds."""
         self._draining = True

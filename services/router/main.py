@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.metadata
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +41,7 @@ class RunningRouter:
     """A router at work: what a facade in the same process needs of it."""
 
     gateway: Gateway
+    ready: Callable[[], Awaitable[bool]]
     address: str
 
 
@@ -105,7 +106,7 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
     http_watch = loop.create_task(http_endpoints.watch())
     becoming_ready = loop.create_task(_become_ready(server, registry))
     try:
-        yield RunningRouter(gateway, server.address)
+        yield RunningRouter(gateway, gateway.ready, server.address)
     finally:
         becoming_ready.cancel()
         await server.set_ready(False)
