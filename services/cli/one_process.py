@@ -23,7 +23,7 @@ async def serve_all(configs: Mapping[str, Any], process: Process) -> None:
     """
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        tasks = [
+        tasks: list[asyncio.Future[Any]] = [
             await enter(_serving("auth", lambda inner: auth.serve(configs["auth"], inner), process)),
             await enter(_serving("registry", lambda inner: registry.serve(configs["registry"], inner), process)),
         ]
@@ -36,7 +36,7 @@ async def serve_all(configs: Mapping[str, Any], process: Process) -> None:
         tasks.append(await enter(_serving("facade", serve_facade, process)))
         asked = asyncio.ensure_future(process.stopping.wait())
         try:
-            await asyncio.wait({asked, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((asked, *tasks), return_when=asyncio.FIRST_COMPLETED)
         finally:
             asked.cancel()
 
