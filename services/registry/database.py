@@ -20,7 +20,7 @@ def open_database(url: str, home: Path) -> AsyncEngine:
     Raises ARGUMENT_INVALID for a URL of another kind.
     """
     try:
-        parsed = sa.make_url(url or f"sqlite:///{home / 'registry.db'}")
+        parsed = sa.make_url(url) if url else sa.URL.create("sqlite", database=str(home / "registry.db"))
     except ArgumentError:
         parsed = None
     driver = _DRIVERS.get(parsed.get_backend_name()) if parsed is not None else None

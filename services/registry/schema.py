@@ -10,6 +10,9 @@ import sqlalchemy as sa
 HEAD: Final = "0001"
 """The newest of `migrations/versions`; a test holds the two together."""
 
+VERSION_TABLE: Final = "registry_schema_version"
+"""Not alembic's default: auth may live in the same database, with a history of its own."""
+
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _LOCK: Final = 0x77656674  # "weft": two registries that start at once on one PostgreSQL must not both migrate.
 
@@ -25,13 +28,14 @@ def upgrade(connection: sa.Connection) -> None:
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
     command.upgrade(config, HEAD)
 
 
 def _version(connection: sa.Connection) -> str | None:
-    if not sa.inspect(connection).has_table("alembic_version"):
+    if not sa.inspect(connection).has_table(VERSION_TABLE):
         return None
-    version: str | None = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+    table = sa.table(VERSION_TABLE, sa.column("version_num", sa.Text))
+    version: str | None = connection.execute(sa.select(table.c.version_num)).scalar()
     return version

@@ -12,11 +12,11 @@ from weft.registry.v1 import registry_pb2_grpc, resources_pb2
 from services.core.names import check
 from services.core.principal import Role
 from services.registry import edits
-from services.registry.pages import from_token, page_size, to_token
 from services.registry.store import Store
 from services.registry.tables import CLUSTER, ENDPOINT, ROUTE, Kind, Resource
 from services.registry.watch import Hub
 from services.rpc.boundary import Access
+from services.rpc.paging import from_token, page_size, to_token
 
 SERVICE: Final = "weft.registry.v1.RegistryService"
 _READING: Final = frozenset({Role.SERVICE, Role.ADMIN})

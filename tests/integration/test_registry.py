@@ -1,6 +1,9 @@
 """The registry over a real socket: who may do what, and a watcher through changes, restarts and silence."""
 
 import asyncio
+import json
+import os
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -209,6 +212,45 @@ async def test_a_silent_registry_is_left_and_dialled_again() -> None:
     finally:
         await watcher.close()
         await server.stop(None)
+
+
+async def weft(address: str, home: Path, *arguments: str) -> tuple[int | None, str, str]:
+    """Runs a command against the registry; gives its exit code, its output, and what it says on standard error."""
+    environment = {
+        **os.environ,
+        "WEFT_HOME": str(home / "caller"),
+        "WEFT_API_KEY": "admin-key",
+        "WEFT_REGISTRY__ADDRESS": address,
+    }
+    command = (sys.executable, "-m", "services.cli", *arguments)
+    process = await asyncio.create_subprocess_exec(
+        *command, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_import_by_command(tmp_path: Path, auth_address: str) -> None:
+    files = [f"tests/golden/first/older-{name}.json" for name in ("federated-endpoints", "endpoints")]
+    config = RegistryConfig(address="127.0.0.1:0", auth_address=auth_address)
+    async with running(config, tmp_path) as address:
+        code, _, err = await weft(address, tmp_path, "endpoints", "import", "tests/golden/first/broken.json")
+        assert (code, "Traceback" in err) == (1, False)
+        assert "tests/golden/first/broken.json: entry 1: field 'endpint_uuid' is not known" in err
+        code, _, err = await weft(address, tmp_path, "endpoints", "import", files[0])
+        assert (code, "which does not exist" in err) == (1, True), "its endpoints were never imported"
+        _, out, _ = await weft(address, tmp_path, "endpoints", "import", "--dry-run", *files)
+        assert "5 created, 0 updated, 0 unchanged; nothing was written" in out
+        assert await weft(address, tmp_path, "endpoints", "list", "--json") == (0, "[]\n", "")
+        _, out, err = await weft(address, tmp_path, "endpoints", "import", *files)
+        assert "created    routes/federated-opt-125m" in out, err
+        assert "5 created, 0 updated, 0 unchanged." in out
+        sophia = "clusters/sophia/endpoints/sophia-vllm-opt-125m"
+        assert (await weft(address, tmp_path, "endpoints", "drain", sophia))[0] == 0
+        _, out, _ = await weft(address, tmp_path, "endpoints", "import", *files)
+        assert "0 created, 0 updated, 3 unchanged." in out
+        _, out, _ = await weft(address, tmp_path, "endpoints", "show", sophia)
+        assert json.loads(out)["availability"] == "AVAILABILITY_DRAINING"
 
 
 async def test_two_registries_on_one_postgresql(tmp_path: Path, auth_address: str, postgresql_url: str) -> None:
