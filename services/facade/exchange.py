@@ -34,6 +34,8 @@ class Answer:
         self._error: ServiceError | None = None
         self._left = False
         self._woken: asyncio.Future[None] | None = None
+        self._grant_at = 0
+        self._ungranted = 0
         self.status = 0
 
     async def relay(self, inference: Inference, request: Request, window: int) -> None:
@@ -41,6 +43,8 @@ class Answer:
 
         After that, a stream of events ends with an error event, and the connection of any other answer is cut.
         """
+        # A frame for every chunk would travel back through the mesh; one for each half of the window is enough.
+        self._grant_at = window // 2
         self._call = inference.open(request, self, window)
         self._connection.on_leave = self._leave
         try:
@@ -103,8 +107,10 @@ class Answer:
         return body, self._ended
 
     def _grant(self, size: int) -> None:
-        if self._call is not None and size:
-            self._call.grant(size)
+        self._ungranted += size
+        if self._call is not None and self._ungranted >= self._grant_at:
+            self._call.grant(self._ungranted)
+            self._ungranted = 0
 
     async def _until_something(self) -> None:
         if not (self._chunks or self._ended or self._error or self._left):
