@@ -197,6 +197,15 @@ def test_an_import_leaves_alone_what_first_cannot_say() -> None:
     assert endpoint.WhichOneof("backend") == "globus"
 
 
+def test_an_import_does_not_end_a_clusters_maintenance() -> None:
+    present = Cluster("clusters/metis-cluster", "Metis", Availability.MAINTENANCE, "until Monday", labels={"a": "b"})
+    request = to_request(read("newer-variants.json"), Catalogue.of([present]), dry_run=False)
+    (cluster,) = request.clusters
+    assert cluster.availability == Availability.MAINTENANCE.value
+    assert (cluster.display_name, cluster.notice, dict(cluster.labels)) == ("Metis", "until Monday", {"a": "b"})
+    assert list(cluster.frameworks) == ["api"]
+
+
 def test_the_report() -> None:
     results = [
         registry_pb2.AppliedResource(name="clusters/a", action=registry_pb2.APPLY_ACTION_CREATED),
