@@ -28,6 +28,7 @@ def set_up_logging(service: str, config: LogConfig, stream: TextIO | None = None
 
     def name_service(_: Any, __: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         entry["service"] = service
+        entry.pop("color_message", None)  # uvicorn says everything twice
         return entry
 
     shared: list[Any] = [

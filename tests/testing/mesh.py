@@ -313,9 +313,11 @@ def start_mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartMesh]:
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     """One mesh with one worker, for all tests that neither stop nor change its parts."""
     shared = _begin(tmp_path_factory.mktemp("weft"), MeshOptions())
-    asyncio.run(shared.start())
-    yield shared
-    _end(shared)
+    try:
+        asyncio.run(shared.start())
+        yield shared
+    finally:
+        _end(shared)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,0 +1,122 @@
+"""The harness itself, and the commands that speak to a mesh that runs."""
+
+import asyncio
+import json
+import os
+import sys
+
+import pytest
+
+from tests.testing.mesh import Mesh, StartMesh
+
+WEFT = (sys.executable, "-m", "services.cli")
+
+
+async def weft(mesh: Mesh, *arguments: str, said: str = "", exit_code: int = 0) -> str:
+    """What a command prints; fails if it ends otherwise than expected."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("WEFT_")}
+    process = await asyncio.create_subprocess_exec(
+        *WEFT,
+        *arguments,
+        env={**environ, **mesh.environ},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate(said.encode())
+    assert process.returncode == exit_code, output.decode()
+    return output.decode()
+
+
+async def ask(mesh: Mesh, key: str | None = None) -> str:
+    async with mesh.openai(key) as client:
+        answer = await client.chat.completions.create(model="sim-model", messages=[{"role": "user", "content": "Hi"}])
+    return answer.choices[0].message.content or ""
+
+
+async def test_status_shows_endpoint_worker_and_model(mesh: Mesh) -> None:
+    overview = json.loads(await weft(mesh, "status", "--json"))
+    assert overview["models"] == ["sim-model"]
+    assert overview["unreachable"] == []
+    (endpoint,) = overview["endpoints"]
+    assert (endpoint["name"], endpoint["availability"]) == ("clusters/local/endpoints/sim", "active")
+    assert [worker["state"] for worker in endpoint["workers"]] == ["ready"]
+    assert "clusters/local/endpoints/sim" in await weft(mesh, "status")
+
+
+async def test_chat_answers_one_question(mesh: Mesh) -> None:
+    assert len((await weft(mesh, "chat", "What is a loom?")).split()) > 10
+
+
+async def test_chat_goes_on_until_the_input_ends(mesh: Mesh) -> None:
+    output = await weft(mesh, "chat", said="Hello\n\nAnd now?\n")
+    assert output.startswith("sim-model at http://127.0.0.1:")
+    assert output.count("> ") == 4  # two questions, an empty line, the end
+
+
+async def test_chat_tells_an_unknown_model_in_a_sentence(mesh: Mesh) -> None:
+    output = await weft(mesh, "chat", "--model", "nope", "Hi", exit_code=1)
+    assert output.strip() == "weft: The model `nope` does not exist."
+
+
+async def test_doctor_finds_all_well(mesh: Mesh) -> None:
+    parts = [line.split()[:2] for line in (await weft(mesh, "doctor")).splitlines()]
+    assert parts == [
+        ["ok", part]
+        for part in ("configuration", "home", "auth", "registry", "router", "key", "workers", "facade", "answer")
+    ]
+
+
+async def test_a_key_is_created_used_listed_and_revoked(mesh: Mesh) -> None:
+    wanted = ("--principal", "users/ada", "--expires-in", "30d", "--allow-model", "sim-*")
+    created = json.loads(await weft(mesh, "keys", "create", *wanted, "--json"))
+    name = created["resource"]["name"]
+    assert await ask(mesh, created["key"])
+    assert created["key"] not in await weft(mesh, "keys", "list")
+    assert "users/ada" in await weft(mesh, "keys", "show", name)
+    assert "sim-*" in await weft(mesh, "keys", "list", "--principal", "users/ada", "--json")
+    assert "revoked" in await weft(mesh, "keys", "revoke", name)
+
+
+async def test_status_goes_on_without_the_registry(start_mesh: StartMesh) -> None:
+    mesh = await start_mesh()
+    await mesh.registry.kill()
+    output = json.loads(await weft(mesh, "status", "--json", exit_code=1))
+    assert output["models"] == ["sim-model"]
+    assert [worker["state"] for worker in output["endpoints"][0]["workers"]] == ["ready"]
+    assert f"The registry at {mesh.address('registry')} cannot be reached" in output["unreachable"][0]
+
+
+async def test_doctor_tells_what_is_missing_and_the_remedy(start_mesh: StartMesh) -> None:
+    mesh = await start_mesh(workers=0)
+    output = await weft(mesh, "doctor", exit_code=1)
+    assert "no  workers       none is attached" in output
+    assert "remedy: run 'weft worker --vllm-url URL'" in output
+
+
+@pytest.mark.parametrize("part", ["auth", "registry", "router", "facade"])
+async def test_a_part_that_was_killed_comes_back_on_its_port(start_mesh: StartMesh, part: str) -> None:
+    mesh = await start_mesh()
+    killed = getattr(mesh, part)
+    address, pid = killed.address, killed.pid
+    await killed.kill()
+    await killed.start()
+    assert (killed.address, killed.pid != pid) == (address, True)
+    await mesh.until_attached(1)
+    assert await ask(mesh)
+
+
+async def test_workers_come_and_go(start_mesh: StartMesh) -> None:
+    mesh = await start_mesh(sim=("--model", "first"))
+    await mesh.add_worker(sim=("--model", "second"))
+    assert sorted(await mesh.models()) == ["first", "second"]
+    assert await mesh.workers[1].terminate() == 0
+    await mesh.until(mesh.models, lambda models: models == ["first"], "the second worker's model is gone")
+
+
+async def test_counters_memory_and_logs_of_a_part_can_be_read(start_mesh: StartMesh) -> None:
+    mesh = await start_mesh()
+    assert await mesh.router.metric("process_resident_memory_bytes") > 1e6
+    assert mesh.router.memory() > 1e6
+    await mesh.router.terminate()
+    assert "stopping" in mesh.router.log
