@@ -19,6 +19,14 @@ class BootstrapKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allow_endpoints: tuple[str, ...] = ()
 
 
+DEFAULT_KEYS = (
+    BootstrapKey("dev.key", "users/dev", "", ("user", "admin"), allow_models=("*",)),
+    BootstrapKey("worker.key", "workers/default", "", ("worker",), allow_endpoints=("*",)),
+    BootstrapKey("service.key", "services/weft", "", ("service",)),
+)
+"""What the parts of a mesh in one home show to each other, and the developer to all of them."""
+
+
 class AuthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`database` is a URL as of the registry; empty means `auth.db` in the home."""
 
@@ -27,4 +35,4 @@ class AuthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_age_s: float = 30.0
     """How long routers may keep what they learn of a key: a revocation is effective within it."""
     session_token_life_s: float = 900.0
-    bootstrap_keys: tuple[BootstrapKey, ...] = ()
+    bootstrap_keys: tuple[BootstrapKey, ...] = DEFAULT_KEYS
