@@ -13,7 +13,6 @@ from weft.registry.v1 import registry_pb2_grpc
 
 from services.core.errors import Reason, ServiceError
 from services.registry.config import RegistryConfig
-from services.registry.database import open_database
 from services.registry.seed import plant
 from services.registry.servicer import ACCESS, SERVICE, RegistryServicer
 from services.registry.store import Store
@@ -22,6 +21,7 @@ from services.rpc.authenticator import CachedAuthenticator
 from services.rpc.boundary import Boundary
 from services.rpc.channel import dial
 from services.rpc.server import GrpcServer
+from services.runtime.database import open_database
 from services.runtime.process import Process
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ async def serve(config: RegistryConfig, process: Process) -> None:
     """Runs the registry until `process.stopping`. Raises `ServiceError` or `AddressInUseError` if it cannot begin, with
     a sentence that says why.
     """
-    store = Store(open_database(config.database, process.home))
+    store = Store(open_database(config.database, process.home / "registry.db", setting="registry.database"))
     hub = Hub(store)
     store.on_commit(hub.wake)
     key_file = process.home / (config.service_key_file or "service.key")

@@ -6,32 +6,38 @@ transaction has read is still so when it commits, and the revision tells the ord
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, Final, cast
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from weft.registry.v1 import resources_pb2
 
 from services.core.errors import Reason, ServiceError
 from services.core.names import endpoint_name
-from services.registry.schema import upgrade
 from services.registry.tables import (
     CLUSTER,
     ENDPOINT,
+    HEAD,
     KINDS,
     ROUTE,
+    VERSION_TABLE,
     Kind,
     Resource,
     endpoints,
     kind_of,
+    metadata,
     route_targets,
     routes,
     state,
 )
+from services.runtime.database import explained, upgrade
+
+_MIGRATIONS: Final = Path(__file__).parent / "migrations"
+_AWAY: Final = "The registry's database does not answer; try again shortly."
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +62,9 @@ class Store:
 
     async def start(self) -> None:
         """Connects, and migrates the schema if need be. Raises REGISTRY_UNAVAILABLE if the database does not answer."""
-        with _explained():
+        with explained(Reason.REGISTRY_UNAVAILABLE, _AWAY):
             async with self._engine.begin() as connection:
-                await connection.run_sync(upgrade)
+                await connection.run_sync(upgrade, _MIGRATIONS, metadata, head=HEAD, table=VERSION_TABLE)
         self._started = True
 
     async def close(self) -> None:
@@ -118,7 +124,7 @@ class Store:
     def _answering(self) -> AbstractContextManager[None]:
         if not self._started:
             raise ServiceError(Reason.REGISTRY_UNAVAILABLE, "The registry waits for its database; try again shortly.")
-        return _explained()
+        return explained(Reason.REGISTRY_UNAVAILABLE, _AWAY)
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[AsyncConnection]:
@@ -200,14 +206,3 @@ async def _get(connection: AsyncConnection, name: str) -> Resource | None:
 def _revision(row: Any) -> str:
     # With the incarnation: the revisions of a database that was made anew begin at 0 again.
     return f"{row.incarnation}.{row.revision}"
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    try:
-        yield
-    except (IntegrityError, ProgrammingError):
-        raise  # faults of ours, to be seen with their tracebacks
-    except (DBAPIError, OSError) as error:
-        message = "The registry's database does not answer; try again shortly."
-        raise ServiceError(Reason.REGISTRY_UNAVAILABLE, message) from error

@@ -8,11 +8,15 @@ from typing import Final
 import sqlalchemy as sa
 from weft.registry.v1 import resources_pb2
 
+from services.runtime.database import NAME
+
 Resource = resources_pb2.Cluster | resources_pb2.Endpoint | resources_pb2.Route
 
-# By bytes on every database: a page begins after the last name of the one before, and PostgreSQL would otherwise sort
-# by the rules of a language, which differ from the order of SQLite.
-_NAME = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+HEAD: Final = "0001"
+"""The newest of `migrations/versions`; a test holds the two together."""
+
+VERSION_TABLE: Final = "registry_schema_version"
+"""Not alembic's default: auth may live in the same database, with a history of its own."""
 
 metadata: Final = sa.MetaData()
 
@@ -25,28 +29,28 @@ state: Final = sa.Table(
 clusters: Final = sa.Table(
     "clusters",
     metadata,
-    sa.Column("name", _NAME, primary_key=True),
+    sa.Column("name", NAME, primary_key=True),
     sa.Column("content", sa.LargeBinary, nullable=False),
 )
 endpoints: Final = sa.Table(
     "endpoints",
     metadata,
-    sa.Column("name", _NAME, primary_key=True),
-    sa.Column("cluster", _NAME, sa.ForeignKey("clusters.name"), nullable=False, index=True),
+    sa.Column("name", NAME, primary_key=True),
+    sa.Column("cluster", NAME, sa.ForeignKey("clusters.name"), nullable=False, index=True),
     sa.Column("content", sa.LargeBinary, nullable=False),
 )
 routes: Final = sa.Table(
     "routes",
     metadata,
-    sa.Column("name", _NAME, primary_key=True),
+    sa.Column("name", NAME, primary_key=True),
     sa.Column("model", sa.Text, nullable=False, unique=True),
     sa.Column("content", sa.LargeBinary, nullable=False),
 )
 route_targets: Final = sa.Table(
     "route_targets",
     metadata,
-    sa.Column("route", _NAME, sa.ForeignKey("routes.name", ondelete="CASCADE"), primary_key=True),
-    sa.Column("endpoint", _NAME, sa.ForeignKey("endpoints.name"), primary_key=True, index=True),
+    sa.Column("route", NAME, sa.ForeignKey("routes.name", ondelete="CASCADE"), primary_key=True),
+    sa.Column("endpoint", NAME, sa.ForeignKey("endpoints.name"), primary_key=True, index=True),
 )
 
 

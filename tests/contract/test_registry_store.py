@@ -13,13 +13,12 @@ from weft.registry.v1 import registry_pb2, resources_pb2
 from services.core.errors import Reason, ServiceError
 from services.registry import edits
 from services.registry.config import Seed, SeedEndpoint
-from services.registry.database import open_database
-from services.registry.schema import HEAD, VERSION_TABLE
 from services.registry.seed import plant
 from services.registry.servicer import RegistryServicer
 from services.registry.store import Store
-from services.registry.tables import metadata
+from services.registry.tables import HEAD, VERSION_TABLE, metadata
 from services.registry.watch import BACKLOG, Hub
+from services.runtime.database import open_database
 
 LOCAL = resources_pb2.Cluster(name="clusters/local")
 SIM = resources_pb2.Endpoint(name="clusters/local/endpoints/sim", session=resources_pb2.SessionBackend())
@@ -42,7 +41,7 @@ async def open_store(url: str, tmp_path: Path) -> AsyncIterator[Callable[[], Any
     stores: list[Store] = []
 
     async def open_one() -> Store:
-        store = Store(open_database(url, tmp_path))
+        store = Store(open_database(url, tmp_path / "registry.db", setting="registry.database"))
         stores.append(store)
         await store.start()
         return store

@@ -1,12 +1,10 @@
-"""Run by alembic, on the connection that `services/registry/schema.py` hands it."""
+"""Run by alembic, on the connection that `services/runtime/database.py` hands it."""
 
 from alembic import context
 
-from services.registry.schema import VERSION_TABLE
-from services.registry.tables import metadata
-
+attributes = context.config.attributes
 context.configure(
-    connection=context.config.attributes["connection"], target_metadata=metadata, version_table=VERSION_TABLE
+    connection=attributes["connection"], target_metadata=attributes["metadata"], version_table=attributes["table"]
 )
 with context.begin_transaction():
     context.run_migrations()
