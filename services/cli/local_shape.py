@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from services.cli.failures import CommandError
-from services.cli.parts import Overrides, Vllm, real_vllm, simulated_vllm
+from services.cli.parts import KEYS, Overrides, Vllm, real_vllm, simulated_vllm
 from services.cli.ports import free_port, is_free
 from services.cli.settings import SERVICES
 from services.runtime.config import Config
@@ -55,12 +55,19 @@ def place(config: Config, shape: Shape) -> Overrides:
     auth, registry, router = (_internal(config, shape, service) for service in ("auth", "registry", "router"))
     host, port = _facade(config, shape)
     return {
-        "auth": {"address": auth},
+        "auth": {"address": auth, "bootstrap_keys": _keys(config)},
         "registry": {"address": registry, "auth_address": auth, "seed": _seed(config, shape)},
         "router": {"address": router, "registry_address": registry, "auth_address": auth},
         "facade": {"host": host, "port": port, "router_address": router},
         "metrics": {"port": _metrics(config, shape)},
     }
+
+
+def _keys(config: Config) -> list[Any]:
+    """What weft.yaml has for bootstrap keys, and those that this mesh needs."""
+    configured: list[Any] = list(msgspec.to_builtins(config.sections["auth"].bootstrap_keys))
+    files = {key["file"] for key in configured}
+    return configured + [key for key in KEYS if key["file"] not in files]
 
 
 def _seed(config: Config, shape: Shape) -> dict[str, Any]:

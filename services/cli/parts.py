@@ -8,12 +8,36 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from services.runtime.child import ChildSpec
 from services.runtime.home import log_file
 
 WEFT = (sys.executable, "-m", "services.cli")
+
+KEYS: Final[Sequence[Mapping[str, Any]]] = (
+    {
+        "file": "dev.key",
+        "principal": "users/dev",
+        "display_name": "For trying things out",
+        "roles": ["user", "admin"],
+        "allow_models": ["*"],
+    },
+    {
+        "file": "worker.key",
+        "principal": "workers/local",
+        "display_name": "For the workers of this machine",
+        "roles": ["worker"],
+        "allow_endpoints": ["*"],
+    },
+    {
+        "file": "service.key",
+        "principal": "services/local",
+        "display_name": "For the services of this machine",
+        "roles": ["service"],
+    },
+)
+"""The keys that a mesh on one machine begins with, as auth's `bootstrap_keys`."""
 
 Overrides = Mapping[str, Mapping[str, Any]]
 """Settings by section and key, on top of weft.yaml."""

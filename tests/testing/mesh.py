@@ -26,7 +26,7 @@ from weft.inference.v1 import inference_pb2, inference_pb2_grpc
 from weft.registry.v1 import registry_pb2_grpc
 from weft.session.v1 import session_pb2, session_pb2_grpc
 
-from services.cli.parts import Vllm, service_part, simulated_vllm, to_environ, worker_part
+from services.cli.parts import KEYS, Vllm, service_part, simulated_vllm, to_environ, worker_part
 from services.rpc.channel import bearer, dial
 from tests.testing.processes import SOON, HeldPort, Part
 
@@ -265,7 +265,7 @@ class Mesh:
         seed = {"endpoints": [{"name": endpoint} for endpoint in options.endpoints]}
         return {
             "metrics": {"port": 0},
-            "auth": {"address": auth, **options.auth},
+            "auth": {"address": auth, "bootstrap_keys": KEYS, **options.auth},
             "registry": {"address": registry, "auth_address": auth, "seed": seed, **options.registry},
             "router": {"address": router, "registry_address": registry, "auth_address": auth, **options.router},
             "facade": {
