@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 
 from services.cli.settings import SERVICES, load
+from services.runtime.collector import calm
 from services.runtime.process import Process
 from services.runtime.readiness import Announcer
 
@@ -26,6 +27,7 @@ class InsideServices:
         from services.cli.one_process import serve_all  # all services, which other meshes start elsewhere
 
         config = load({**os.environ, **self._environ})
+        calm()
         announcer = self._announcer = Announcer(config.home)
         awaited = set(SERVICES)
         all_ready = asyncio.Event()

@@ -4,8 +4,8 @@ facade.
 
 from __future__ import annotations
 
-import re
-import secrets
+import importlib.metadata
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,13 +18,17 @@ from services.core.inference import Headers, Inference, Request
 from services.facade.exchange import Answer, Send, send_error, send_whole
 from services.facade.guard import CONNECTION
 from services.facade.metrics import OPEN_CALLS, count_response
-from services.facade.routes import Redirect, Route, resolve
+from services.facade.request_id import is_request_id, new_request_id
+from services.facade.routes import Redirect, Route, only, resolve
+
+log = logging.getLogger(__name__)
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 _SMALLEST_WINDOW: Final = 16 * 1024
-_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
+_JSON: Final = ((b"content-type", b"application/json"),)
+_VERSION: Final = b'{"version":"%b"}' % importlib.metadata.version("weft").encode()
 _TRAVELLING: Final = frozenset(name.encode() for name in TO_ROUTER)
 _BODY_ERRORS: Final = frozenset(
     {
@@ -64,7 +68,10 @@ class App:
         operation = path
         try:
             if path == "/health":
-                status = await self._health(send, request_id)
+                status = await self._health(method, send, request_id)
+            elif path == "/version":
+                only("GET", method)
+                status = await send_whole(send, 200, _JSON, _VERSION, request_id)
             elif path == "/metrics":
                 content_type = (b"content-type", CONTENT_TYPE_LATEST.encode())
                 status = await send_whole(send, 200, (content_type,), generate_latest(), request_id)
@@ -77,6 +84,10 @@ class App:
                     status = await self._call(route, scope, headers, receive, send, request_id)
         except ServiceError as error:
             status = await send_error(send, error, operation, request_id)
+        except Exception:
+            log.exception("an unexpected error ended a request", extra={"request_id": request_id.decode()})
+            # Where the answer has begun, uvicorn refuses this and cuts the connection.
+            status = await send_error(send, ServiceError(Reason.INTERNAL), operation, request_id)
         count_response(operation, status)
 
     async def _call(
@@ -111,13 +122,10 @@ class App:
                 encoding = value.decode("latin-1")[:40]
                 why = f"Request bodies with Content-Encoding '{encoding}' are not read; send the body without it."
                 raise ServiceError(Reason.CONTENT_ENCODING_UNSUPPORTED, why)
-        message = await receive()
-        body: bytes = message.get("body", b"")
-        if not message.get("more_body"):
-            return None if message["type"] == "http.disconnect" else body
-        pieces = [body]
-        size = len(body)
-        while message.get("more_body"):
+        pieces: list[bytes] = []
+        size = 0
+        more = True
+        while more:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return None
@@ -125,18 +133,19 @@ class App:
             size += len(message["body"])
             if size > limit:
                 raise _too_large(limit)
-        return b"".join(pieces)
+            more = message["more_body"]
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _window(self) -> int:
         """Bytes that may wait for one client: the less the more calls are open, so that all together stay bounded."""
         settings = self._settings
         return max(_SMALLEST_WINDOW, min(settings.call_window, settings.window_budget // max(1, self._open_calls)))
 
-    async def _health(self, send: Send, request_id: bytes) -> int:
+    async def _health(self, method: str, send: Send, request_id: bytes) -> int:
+        only("GET", method)
         if not await self._ready():
             raise ServiceError(Reason.ROUTER_UNAVAILABLE, "No router that is ready can be reached.", retry_after=1.0)
-        content_type = (b"content-type", b"application/json")
-        return await send_whole(send, 200, (content_type,), b'{"status":"ready"}', request_id)
+        return await send_whole(send, 200, _JSON, b'{"status":"ready"}', request_id)
 
 
 def _travelling(headers: list[tuple[bytes, bytes]]) -> tuple[Headers, bytes]:
@@ -148,14 +157,14 @@ def _travelling(headers: list[tuple[bytes, bytes]]) -> tuple[Headers, bytes]:
     kept: list[tuple[str, str]] = []
     for name, value in headers:
         if name == b"x-request-id":
-            if _REQUEST_ID.fullmatch(value):
+            if is_request_id(value):
                 request_id = value
         elif name in _TRAVELLING:
             credential = credential or name == b"authorization"
             kept.append((name.decode("latin-1"), value.decode("latin-1")))
         elif name == b"x-api-key" and not credential:  # as Anthropic's clients send it
             kept.append(("authorization", "Bearer " + value.decode("latin-1")))
-    request_id = request_id or secrets.token_hex(16).encode()
+    request_id = request_id or new_request_id()
     kept.append(("x-request-id", request_id.decode()))
     return tuple(kept), request_id
 

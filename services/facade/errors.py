@@ -7,6 +7,7 @@ Anthropic's (https://docs.anthropic.com/en/api/errors).
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -35,7 +36,10 @@ _ANTHROPIC_TYPES: Final = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
+    405: "invalid_request_error",
+    408: "timeout_error",
     413: "request_too_large",
+    415: "invalid_request_error",
     429: "rate_limit_error",
     503: "overloaded_error",
     504: "timeout_error",
@@ -61,29 +65,36 @@ def render(error: ServiceError, operation: str) -> ErrorAnswer:
     if error.retry_after is not None:
         # Whole seconds (RFC 9110, 10.2.3), and at least one, or a client would come back at once.
         headers.append((b"retry-after", str(max(1, round(error.retry_after))).encode()))
-    return ErrorAnswer(error.kind.http, tuple(headers), msgspec.json.encode(_body(error, operation)))
+    return ErrorAnswer(error.kind.http, tuple(headers), _encode(_body(error, operation)))
 
 
 def render_event(error: ServiceError, operation: str) -> bytes:
     """The error as the last server-sent event of a stream that has begun; no `[DONE]` follows it."""
     body = _body(error, operation)
     if _is_anthropic(operation):
-        return b"event: error\ndata: " + msgspec.json.encode(body) + b"\n\n"
+        return b"event: error\ndata: " + _encode(body) + b"\n\n"
     if operation == "/v1/responses":
         event = {"type": "error", "code": error.kind.code, "message": error.message, "param": error.param, **body}
-        return b"event: error\ndata: " + msgspec.json.encode(event) + b"\n\n"
-    return b"data: " + msgspec.json.encode(body) + b"\n\n"
+        return b"event: error\ndata: " + _encode(event) + b"\n\n"
+    return b"data: " + _encode(body) + b"\n\n"
+
+
+def _encode(body: dict[str, Any]) -> bytes:
+    try:
+        return msgspec.json.encode(body)
+    except UnicodeEncodeError:  # The message quotes a client's lone surrogates, which only escapes can hold.
+        return json.dumps(body, separators=(",", ":")).encode()
 
 
 def _body(error: ServiceError, operation: str) -> dict[str, Any]:
     reason, status = error.reason, error.kind.http
+    if _is_anthropic(operation):
+        kind = "NotFoundError" if reason is Reason.MODEL_NOT_FOUND else _ANTHROPIC_TYPES.get(status, "api_error")
+        return {"type": "error", "error": {"type": kind, "message": error.message}}
     if reason is Reason.OPERATION_NOT_FOUND:
         return {"detail": "Not Found"}
     if reason is Reason.METHOD_NOT_ALLOWED:
         return {"detail": "Method Not Allowed"}
-    if _is_anthropic(operation):
-        kind = "NotFoundError" if reason is Reason.MODEL_NOT_FOUND else _ANTHROPIC_TYPES.get(status, "api_error")
-        return {"type": "error", "error": {"type": kind, "message": error.message}}
     if reason is Reason.BODY_TOO_DEEP or (reason is Reason.BODY_NOT_JSON and error.param is None):
         return {"detail": "There was an error parsing the body"}
     if reason in _VALIDATION:

@@ -34,6 +34,8 @@ class Answer:
         self._error: ServiceError | None = None
         self._left = False
         self._woken: asyncio.Future[None] | None = None
+        self._started = False
+        self._boundary: EventBoundary | None = None
         self._grant_at = 0
         self._ungranted = 0
         self.status = 0
@@ -52,10 +54,7 @@ class Answer:
             if self._head is None or (self._error is not None and not self._chunks):
                 raise self._error or ServiceError(Reason.INTERNAL)
             await self._start(self._head)
-            if self._is_event_stream(self._head):
-                await self._relay_events()
-            else:
-                await self._relay_body()
+            await self._relay()
         except ClientLeftError:
             self.status = 499
         finally:
@@ -68,52 +67,37 @@ class Answer:
         headers = [header for header in headers if header[0] != b"x-request-id"]
         headers.append((b"x-request-id", self._request_id))
         await self._send({"type": "http.response.start", "status": head.status, "headers": headers})
+        self._started = True
 
-    async def _relay_body(self) -> None:
+    async def _relay(self) -> None:
+        """Sends what comes until it ends. While nothing waits, `data` writes to the connection by itself."""
         while True:
-            body, ended = self._take()
-            if self._error is not None and not ended:
+            body = b"".join(self._chunks)
+            self._chunks.clear()
+            ended, error = self._ended, self._error
+            if error is not None and self._boundary is None:
                 self._connection.abort()
                 return
-            await self._send({"type": "http.response.body", "body": body, "more_body": not ended})
-            if ended:
-                return
-            self._grant(len(body))
-            await self._until_something()
-
-    async def _relay_events(self) -> None:
-        boundary = EventBoundary()
-        while True:
-            body, ended = self._take()
-            out = boundary.feed(body)
-            over = ended
-            if ended:
-                out += boundary.rest()
-            elif self._error is not None:
-                out += render_event(self._error, self._operation)
-                over = True
-            if out or over:
-                await self._send({"type": "http.response.body", "body": out, "more_body": not over})
+            if error is not None:
+                body += render_event(error, self._operation)
+            elif ended and self._boundary is not None:
+                body += self._boundary.rest()
+            over = ended or error is not None
+            if body or over:
+                await self._send({"type": "http.response.body", "body": body, "more_body": not over})
             if over:
                 return
-            self._grant(len(body))
+            self._grant()
             await self._until_something()
 
-    def _take(self) -> tuple[bytes, bool]:
-        """What has come, and whether it is all; an error shows only once everything before it was taken."""
-        chunks = self._chunks
-        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        chunks.clear()
-        return body, self._ended
-
-    def _grant(self, size: int) -> None:
-        self._ungranted += size
+    def _grant(self) -> None:
+        """Everything that came has been sent: lets more come."""
         if self._call is not None and self._ungranted >= self._grant_at:
             self._call.grant(self._ungranted)
             self._ungranted = 0
 
     async def _until_something(self) -> None:
-        if not (self._chunks or self._ended or self._error or self._left):
+        if not (self._chunks or self._ended or self._error is not None or self._left):
             self._woken = asyncio.get_running_loop().create_future()
             await self._woken
         if self._left:
@@ -129,20 +113,25 @@ class Answer:
             self._call.cancel()  # At once, and not when the relaying task has its turn: a GPU is at work.
         self._wake()
 
-    @staticmethod
-    def _is_event_stream(head: Head) -> bool:
-        return (head.header("content-type") or "").startswith("text/event-stream")
-
     # Receiver
 
     def head(self, head: Head) -> None:
         """See `Receiver.head`. The first chunk, or the end, follows."""
         self._head = head
+        if (head.header("content-type") or "").startswith("text/event-stream"):
+            self._boundary = EventBoundary()
 
     def data(self, chunk: bytes) -> None:
         """See `Receiver.data`."""
-        self._chunks.append(chunk)
-        self._wake()
+        self._ungranted += len(chunk)
+        if self._boundary is not None:
+            chunk = self._boundary.feed(chunk)
+        parked = self._started and not self._chunks and self._woken is not None and not self._woken.done()
+        if parked and self._connection.send_now(chunk):
+            self._grant()  # The task that relays sleeps on: waking it would cost more than the writing.
+        else:
+            self._chunks.append(chunk)
+            self._wake()
 
     def end(self) -> None:
         """See `Receiver.end`."""

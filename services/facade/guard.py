@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from services.core.errors import Reason, ServiceError
 from services.facade.errors import render
+from services.facade.request_id import request_id_of
 
 CONNECTION: Final = "weft.connection"
 """The key in `scope["extensions"]` under which the application finds its `Connection`."""
@@ -22,13 +23,22 @@ _DISCARDED: Final = 1024 * 1024
 answer.
 """
 
+_OF_BODIES: Final = frozenset({b"content-length", b"transfer-encoding"})
+_NO_UPGRADE: Final = (
+    "A request with a body cannot ask for another protocol; send it without the header 'Upgrade' "
+    "(Java's HttpClient: set the version to HTTP_1_1)."
+)
+
 
 class Connection(Protocol):
     """What the application may know and do of its connection. A callback costs nothing until it is needed, where
-    waiting in
-    `receive` would cost every request a task."""
+    waiting in `receive` would cost every request a task.
+    """
 
     on_leave: Callable[[], None] | None
+
+    def send_now(self, body: bytes) -> bool:
+        """Writes a piece from the middle of a chunked answer, if that needs no waiting; False if it was not written."""
 
     def abort(self) -> None:
         """Cuts the connection, so that an answer that broke off does not look whole."""
@@ -61,8 +71,10 @@ class _Guard(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._in_headers = False
         self._in_body = False
-        self._header_bytes = 0
+        self._framing = 0
+        """Bytes since the headers began, or since the body last moved: what a message has beside its body."""
         self._discarded = 0
+        self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -76,38 +88,48 @@ class _Guard(HttpToolsProtocol):
             on_leave()
 
     def data_received(self, data: bytes) -> None:
-        if self._in_headers:
-            self._header_bytes += len(data)
-        super().data_received(data)
-        if self.transport.is_closing():
+        if self._refused:
             return
-        if self._in_headers and self._header_bytes > self.guard.max_header_bytes:
+        self._framing += len(data)
+        super().data_received(data)
+        if self._refused or self.transport.is_closing():
+            return
+        in_message = self._in_headers or self._in_body
+        if in_message and self._framing > self.guard.max_header_bytes:
             self._refuse(Reason.HEADERS_TOO_LARGE)
-        elif self._in_headers or self._in_body:
+        elif in_message or self.cycle is None or self.cycle.response_complete:  # the last two: blank lines, so far
             if self._timer is None:
-                self._arm(self.guard.header_timeout if self._in_headers else self.guard.body_timeout)
+                self._arm(self.guard.body_timeout if self._in_body else self.guard.header_timeout)
         elif self._timer is not None:
             self._disarm()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_headers, self._in_body = True, False
-        self._header_bytes = 0
+        self._framing = 0
 
     def on_headers_complete(self) -> None:
-        self._in_headers, self._in_body = False, True
-        self._discarded = 0
+        self._in_headers = False
+        self._framing = self._discarded = 0
         self._disarm()
+        if self._refused:
+            return
         size = len(self.url) + sum([len(name) + len(value) for name, value in self.headers])
         if size > self.guard.max_header_bytes:
             self._refuse(Reason.HEADERS_TOO_LARGE)
             return
-        self.on_leave = None
+        if self.parser.should_upgrade() and any(name in _OF_BODIES for name, _ in self.headers):
+            # The parser takes what follows for the other protocol: the body would be lost, or read as a request.
+            self._refuse(Reason.HEADER_INVALID, _NO_UPGRADE)
+            return
         self.scope["extensions"] = {CONNECTION: self}  # type: ignore[dict-item]
         super().on_headers_complete()
+        self._in_body = True
+        self.headers = []  # Trailers are no headers (RFC 9110, 6.5.1): a credential there is not the client's.
 
     def on_body(self, body: bytes) -> None:
-        if self.transport.is_closing():
+        self._framing = 0
+        if self._refused or self.transport.is_closing():
             return
         if self.cycle.response_complete:
             self._discarded += len(body)
@@ -118,14 +140,29 @@ class _Guard(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._in_body = False
-        if not self.transport.is_closing():
-            super().on_message_complete()
+        if self._refused or self.transport.is_closing():
+            return
+        super().on_message_complete()
+        if not self.pipeline:
+            # A long body has paused the reading, and where nobody reads, a client that leaves is not noticed.
+            self.flow.resume_reading()
+
+    def send_now(self, body: bytes) -> bool:
+        cycle = self.cycle
+        if self.flow.write_paused or not cycle.chunked_encoding or cycle.disconnected or cycle.response_complete:
+            return False
+        if body:  # An empty chunk would end the answer.
+            self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+        return True
 
     def abort(self) -> None:
         self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(Reason.HEADER_INVALID)
+        self._refuse(Reason.HEADER_INVALID, "What was sent is not a valid HTTP request.")
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """A request that asks for another protocol is answered as if it had not (RFC 9110, 7.8); nobody need know."""
 
     def _arm(self, seconds: float) -> None:
         self._disarm()
@@ -138,20 +175,39 @@ class _Guard(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         self._timer = None
-        if self._in_body and self.cycle.response_started:
-            self.transport.close()  # It was refused before its body came.
-        else:
-            self._refuse(Reason.REQUEST_TIMEOUT)
+        self._refuse(Reason.REQUEST_TIMEOUT)
 
-    def _refuse(self, reason: Reason) -> None:
-        """Answers below the application, which has not been started or waits for a body that does not come."""
-        if self.transport.is_closing():
+    def _refuse(self, reason: Reason, message: str | None = None) -> None:
+        """Answers below the application, which has not been started or waits for a body that does not come; listens to
+        nothing more on this connection.
+        """
+        if self._refused or self.transport.is_closing():
             return
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
-        answer = render(ServiceError(reason), "")
-        headers = [*answer.headers, (b"content-length", str(len(answer.body)).encode()), (b"connection", b"close")]
+        self._refused = True
+        cycle = self.cycle
+        if self._in_body and cycle.response_complete:
+            self.transport.close()  # The application has refused it, before its body came.
+            return
+        if cycle is not None and not cycle.response_complete:
+            if self.pipeline or cycle.response_started or not self._in_body:
+                self._end_after_answer()
+                return
+            cycle.disconnected = True
+            cycle.message_event.set()
+        answer = render(ServiceError(reason, message), "")
+        headers = [
+            *answer.headers,
+            (b"content-length", str(len(answer.body)).encode()),
+            (b"x-request-id", request_id_of(self.headers or ())),
+            (b"connection", b"close"),
+        ]
         lines = b"".join([name + b": " + value + b"\r\n" for name, value in headers])
         self.transport.write(STATUS_LINE[answer.status] + lines + b"\r\n" + answer.body)
         self.transport.close()
+
+    def _end_after_answer(self) -> None:
+        """The refused request came behind one that is being answered: a refusal would land in the middle of that."""
+        if self.pipeline:
+            self.abort()
+        else:
+            self.cycle.keep_alive = False

@@ -11,7 +11,7 @@ from services.facade.routes import POSTED
 RESPONSES = Counter("weft_facade_responses", "HTTP responses that ended.", ("route", "status"))
 OPEN_CALLS = Gauge("weft_facade_open_calls", "Calls that are open.")
 
-_ROUTES: Final = POSTED | {"/v1/models", "/health", "/metrics"}
+_ROUTES: Final = POSTED | {"/v1/models", "/health", "/metrics", "/version"}
 _children: dict[tuple[str, int], Counter] = {}
 
 

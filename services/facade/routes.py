@@ -73,9 +73,9 @@ def resolve(method: str, path: str) -> Route | Redirect:
             raise ServiceError(Reason.OPERATION_NOT_FOUND)
         cluster, framework, operation = match[1] or "", match[2] or "", match[3]
     if operation in POSTED:
-        return Route(operation, _only("POST", method), cluster, framework)
+        return Route(operation, only("POST", method), cluster, framework)
     if operation == _MODELS or (operation.startswith(_MODELS + "/") and operation != _MODELS + "/"):
-        return Route(operation, _only("GET", method), cluster, framework)
+        return Route(operation, only("GET", method), cluster, framework)
     if operation.endswith("/") and (operation[:-1] in POSTED or operation[:-1] == _MODELS):
         return Redirect(path[:-1])
     if operation.startswith("/v1/") and method == "POST":
@@ -83,7 +83,8 @@ def resolve(method: str, path: str) -> Route | Redirect:
     raise ServiceError(Reason.OPERATION_NOT_FOUND)
 
 
-def _only(allowed: str, method: str) -> str:
+def only(allowed: str, method: str) -> str:
+    """The method, which is the allowed one. Raises METHOD_NOT_ALLOWED otherwise."""
     if method != allowed:
         raise ServiceError(Reason.METHOD_NOT_ALLOWED, param=allowed)
     return method

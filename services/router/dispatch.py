@@ -255,12 +255,14 @@ class _Attempt:
 
     def data(self, chunk: bytes) -> None:
         """See `Receiver.data`."""
-        self._commit()
+        if not self._committed:
+            self._commit()
         self._owner.data(chunk)
 
     def end(self) -> None:
         """See `Receiver.end`."""
-        self._commit()
+        if not self._committed:
+            self._commit()
         self._close()
         self._owner.end()
 
@@ -279,7 +281,7 @@ class _Attempt:
             self.call.cancel()
 
     def _commit(self) -> None:
-        if not self._committed and self._head is not None:
+        if self._head is not None:
             self._committed = True
             self._owner.first_byte(self._head)
 

@@ -33,17 +33,23 @@ class MessageStream(Protocol):
 class LinkTiming:
     """In seconds.
 
-    `flush_interval`: grpc.aio costs about 65 µs a message whatever it holds, so messages are kept this far apart, and
-    frames gather in between. A frame that comes later than that after the last message goes out at once: an idle stream
-    adds no delay. `ping_interval`: after so long without a sign of life from the peer it is asked for one.
-    `dead_after`: after so long without one it is taken for dead. Well above a second: a starved machine is not a dead
-    one.
+    A gRPC message costs some 100 µs at each end whatever it holds, so under load messages are kept apart, and frames
+    gather in between: `flush_per_call` for each call that is open, `flush_longest` at most, and nothing while at most
+    `eager_calls` are open. A frame that comes later than that after the last message goes out at once.
+
+    `ping_interval`: after so long without a sign of life from the peer it is asked for one. `dead_after`: after so long
+    without one it is taken for dead. Well above a second: a starved machine is not a dead one.
     """
 
-    flush_interval: float = 0.001
+    flush_per_call: float = 0.000_05
+    flush_longest: float = 0.004
     eager_calls: int = 8
     ping_interval: float = 2.0
     dead_after: float = 6.0
+
+    def apart(self, open_calls: int) -> float:
+        """How far messages are kept apart."""
+        return min(self.flush_longest, open_calls * self.flush_per_call) if open_calls > self.eager_calls else 0.0
 
 
 DEFAULT_TIMING: Final = LinkTiming()
@@ -144,8 +150,8 @@ class Link:
         closing = False
         while not closing:  # The last message comes after the close, and says why.
             await woken.wait()
-            early = last + timing.flush_interval - self._loop.time()
-            if early > 0 and mux.open_calls > timing.eager_calls and mux.closed is None:
+            early = last + timing.apart(mux.open_calls) - self._loop.time()
+            if early > 0 and mux.closed is None:
                 await asyncio.sleep(early)
             woken.clear()
             closing = mux.closed is not None

@@ -7,6 +7,7 @@ from pathlib import Path
 import uvloop
 
 from services.rpc.server import AddressInUseError
+from services.runtime.collector import calm
 from services.runtime.lifecycle import EXPLAINED, Serve, run
 from services.runtime.logging import LogConfig, set_up_logging
 from services.runtime.metrics import MetricsConfig, serving_metrics
@@ -29,6 +30,7 @@ def run_service(
     `metrics.port` is this process's own. `grace` is in seconds. `ready_fd` is an inherited pipe to announce on.
     """
     set_up_logging(name, log)
+    calm()
     with serving_metrics(metrics.host, metrics.port) as address:
         announcer = Announcer(home, ready_fd=ready_fd, metrics=address)
         process = Process(home=home, ready=announcer.ready, grace=grace)
