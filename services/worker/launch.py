@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
+import shutil
 import signal
 import socket
 from pathlib import Path
 from typing import Final
+
+from services.runtime.lifeline import tied
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +38,8 @@ class Launcher:
         """
         loop = asyncio.get_running_loop()
         pause = _FIRST_PAUSE
+        if shutil.which(self._command[0]) is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._command[0])
         try:
             while True:
                 started = loop.time()
@@ -53,7 +59,7 @@ class Launcher:
                 self._log_file.parent.mkdir(parents=True, exist_ok=True)
                 output = files.enter_context(self._log_file.open("ab"))
             self._process = await asyncio.create_subprocess_exec(
-                *self._command,
+                *tied(self._command),  # A worker that is killed leaves no vLLM behind, which would hold the GPU.
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -72,9 +78,11 @@ class Launcher:
         if process is None or process.returncode is not None:
             return
         _signal_group(process.pid, signal.SIGTERM)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), self._grace)
-        _signal_group(process.pid, signal.SIGKILL)
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), self._grace)
+        finally:  # also when somebody in a hurry cancels the wait
+            _signal_group(process.pid, signal.SIGKILL)
         await process.wait()
 
 
