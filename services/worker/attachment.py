@@ -26,7 +26,13 @@ _LONGEST_PAUSE: Final = 2.0
 _RPC_TIMEOUT: Final = 10.0
 
 HOPELESS: Final = frozenset(
-    {Reason.CREDENTIAL_INVALID, Reason.CREDENTIAL_EXPIRED, Reason.ACTION_FORBIDDEN, Reason.ARGUMENT_INVALID}
+    {
+        Reason.ACTION_FORBIDDEN,
+        Reason.ARGUMENT_INVALID,
+        Reason.CREDENTIAL_EXPIRED,
+        Reason.CREDENTIAL_INVALID,
+        Reason.CREDENTIAL_MISSING,
+    }
 )
 """Refusals that trying again does not cure."""
 
@@ -76,25 +82,27 @@ class Attachment:
         self._call: grpc.aio.StreamStreamCall[session_pb2.ConnectRequest, session_pb2.ConnectResponse] | None = None
         self._attached_once = False
         self._leaving = False
+        self._pause = _FIRST_PAUSE
 
     async def run(self) -> None:
         """Attaches again and again, until `leave`. Raises `ServiceError` if the first attempt is refused for good."""
-        pause = _FIRST_PAUSE
         async with dial(self.router) as channel:
             stub = session_pb2_grpc.SessionServiceStub(channel)
             while not self._leaving:
                 try:
                     why = await self._attach(stub)
-                    pause = _FIRST_PAUSE
-                except grpc.RpcError as error:
-                    why = from_rpc_error(error, unavailable=Reason.ROUTER_UNAVAILABLE)
+                except (grpc.RpcError, ServiceError) as error:
+                    unavailable = Reason.ROUTER_UNAVAILABLE
+                    why = error if isinstance(error, ServiceError) else from_rpc_error(error, unavailable=unavailable)
                     if why.reason in HOPELESS and not self._attached_once:
                         raise why from error
                 if not self._leaving:
-                    wait = random.uniform(pause / 2, pause)  # so that the workers of a site do not come in step
+                    wait = random.uniform(
+                        self._pause / 2, self._pause
+                    )  # so that the workers of a site do not come in step
                     log.warning("not attached to router %s, trying again in %.1f s: %s", self.router, wait, why)
                     await asyncio.sleep(wait)
-                    pause = min(pause * 2, _LONGEST_PAUSE)
+                    self._pause = min(self._pause * 2, _LONGEST_PAUSE)
 
     def send_report(self) -> None:
         """Tells the router how the worker is doing, if attached."""
@@ -156,6 +164,7 @@ class Attachment:
 
     def _attached(self, router: str) -> None:
         self._attached_once = True
+        self._pause = _FIRST_PAUSE  # Not before: a router that is away would be dialled ten times a second.
         log.info("attached to router %s (%s)", self.router, router)
         self.send_report()
 
