@@ -282,13 +282,15 @@ StartMesh = Callable[..., Awaitable[Mesh]]
 _running: set[Mesh] = set()
 
 
-def _begin(home: Path, options: MeshOptions) -> Mesh:
+def hold(home: Path, options: MeshOptions) -> Mesh:
+    """A mesh, not started yet, whose logs stand in the reports of tests that fail. It ends with `let_go`."""
     mesh = Mesh(home, options)
     _running.add(mesh)
     return mesh
 
 
-def _end(mesh: Mesh) -> None:
+def let_go(mesh: Mesh) -> None:
+    """Ends all of a mesh, and forgets its home."""
     mesh.clear_away()
     _running.discard(mesh)
     shutil.rmtree(mesh.home, ignore_errors=True)
@@ -300,24 +302,24 @@ def start_mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartMesh]:
     started: list[Mesh] = []
 
     async def start(**options: Any) -> Mesh:
-        started.append(_begin(tmp_path_factory.mktemp("weft"), MeshOptions(**options)))
+        started.append(hold(tmp_path_factory.mktemp("weft"), MeshOptions(**options)))
         await started[-1].start()
         return started[-1]
 
     yield start
     for mesh in started:
-        _end(mesh)
+        let_go(mesh)
 
 
 @pytest.fixture(scope="session")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     """One mesh with one worker, for all tests that neither stop nor change its parts."""
-    shared = _begin(tmp_path_factory.mktemp("weft"), MeshOptions())
+    shared = hold(tmp_path_factory.mktemp("weft"), MeshOptions())
     try:
         asyncio.run(shared.start())
         yield shared
     finally:
-        _end(shared)
+        let_go(shared)
 
 
 @pytest.hookimpl(wrapper=True)
