@@ -6,7 +6,9 @@ keys as they are.
 
 from __future__ import annotations
 
+import codecs
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from json.decoder import WHITESPACE, scanstring  # type: ignore[attr-defined]
@@ -40,6 +42,7 @@ class _Fields(msgspec.Struct):
 
 
 _decoder = msgspec.json.Decoder(_Fields)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_body(body: bytes) -> Wanted:
@@ -58,6 +61,9 @@ def _wanted(fields: _Fields) -> Wanted:
     model = fields.model
     if model is not None and not isinstance(model, str):
         raise ServiceError(Reason.FIELD_INVALID, "'model' must be a string.", param="body.model")
+    if model is not None and not model.isascii() and _SURROGATE.search(model):
+        # No header, log or message can hold it: everything after this would fail at it.
+        raise ServiceError(Reason.FIELD_INVALID, "'model' holds half of a surrogate pair.", param="body.model")
     bounds = [fields.max_tokens, fields.max_completion_tokens, fields.max_output_tokens]
     # Wrong types of these are vLLM's to refuse, in its own words.
     return Wanted(
@@ -72,7 +78,7 @@ def _read_slowly(body: bytes) -> _Fields:
     if not body.strip():
         raise ServiceError(Reason.BODY_NOT_JSON, "The request has no body; send a JSON object.", param="body")
     try:
-        text = body.decode(json.detect_encoding(body)).removeprefix("\ufeff")
+        text = body.decode(_encoding(body)).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise ServiceError(Reason.BODY_NOT_JSON, f"The request's body is not text: {error.reason}.") from error
     try:
@@ -101,6 +107,18 @@ def _read_slowly(body: bytes) -> _Fields:
     return _Fields(**{key: value.get(key) for key in READ_KEYS})
 
 
+def _encoding(body: bytes) -> str:
+    """As JSON's decoder finds it, but of those encodings that leave a byte order mark in the text, so that encoding
+    gives the same bytes again.
+    """
+    encoding = json.detect_encoding(body)
+    if encoding == "utf-16":
+        return "utf-16-be" if body.startswith(codecs.BOM_UTF16_BE) else "utf-16-le"
+    if encoding == "utf-32":
+        return "utf-32-be" if body.startswith(codecs.BOM_UTF32_BE) else "utf-32-le"
+    return encoding.removesuffix("-sig")
+
+
 @dataclass(frozen=True, slots=True)
 class _Member:
     key: str
@@ -110,7 +128,7 @@ class _Member:
 
 def _members(text: str) -> Iterator[_Member]:
     """The members of the object that a valid JSON text is, with the places of their values."""
-    decoder = json.JSONDecoder()
+    decoder = json.JSONDecoder(parse_int=str)  # Python reads no integer of more than 4300 digits.
     space = WHITESPACE.match
     at = space(text, space(text, 0).end() + 1).end()
     while text[at] == '"':
@@ -125,14 +143,23 @@ def _members(text: str) -> Iterator[_Member]:
 
 
 def rename_model(body: bytes, name: str) -> bytes:
-    """The body with another model's name, and every other byte as it was. The body has passed `read_body`."""
-    encoding = json.detect_encoding(body)
-    text = body.decode(encoding)
+    """The body with another model's name, and every other byte as it was. The body has passed `read_body`.
+
+    Raises BODY_TOO_DEEP.
+    """
+    encoding = _encoding(body)
+    # The fast way of reading lets bytes pass that are not UTF-8, which vLLM then refuses in its own words.
+    text = body.decode(encoding, "surrogateescape")
     quoted = json.dumps(name)
     shift = len(text) - len(text.removeprefix("\ufeff"))
-    for member in _members(text[shift:]):
-        if member.key == "model":
-            return (text[: shift + member.start] + quoted + text[shift + member.end :]).encode(encoding)
-    opening = text.index("{") + 1
-    separator = "" if text[opening:].lstrip().startswith("}") else ", "
-    return (text[:opening] + f'"model": {quoted}{separator}' + text[opening:]).encode(encoding)
+    try:
+        place = next(((shift + m.start, shift + m.end) for m in _members(text[shift:]) if m.key == "model"), None)
+    except RecursionError as error:
+        raise ServiceError(Reason.BODY_TOO_DEEP) from error
+    if place is None:
+        start = end = text.index("{") + 1
+        separator = "" if text[start:].lstrip().startswith("}") else ", "
+        quoted = f'"model": {quoted}{separator}'
+    else:
+        start, end = place
+    return (text[:start] + quoted + text[end:]).encode(encoding, "surrogateescape")

@@ -18,7 +18,7 @@ from services.core.deadlines import Bounds, Scheduler, Timer, Watchdog
 from services.core.errors import Reason, ServiceError
 from services.core.inference import Call, Head, Receiver, Request
 from services.router.body import Wanted, rename_model
-from services.router.plan import Policy, plan
+from services.router.plan import FULL, Plan, Policy, plan
 from services.router.roster import Roster
 from services.router.targets import Server, Target
 
@@ -31,6 +31,9 @@ stands.
 
 _ANSWER_TOKENS: Final = 256
 """What a call without a bound is reckoned to generate, for comparing loads."""
+
+_MOST_TOKENS: Final = 1 << 20
+"""What one call is reckoned to cost at most: a client that asks for 10^18 tokens is not to make a server look busy."""
 
 _sequence = itertools.count(1)
 
@@ -78,6 +81,7 @@ class DispatchedCall:
         self._attempt: _Attempt | None = None
         self._tried: list[Server] = []
         self._waiting: Timer | None = None
+        self._planned = Plan((), ())
         self._waited_until = self.started + dispatcher.settings.wait_for_worker
         self._last_error: ServiceError | None = None
         self._over = False
@@ -102,24 +106,32 @@ class DispatchedCall:
 
     def next_attempt(self) -> None:
         """Tries the best server that was not tried yet; waits for one if there is none, or gives up."""
+        if self._over:
+            return  # The client left between the opening of the call and this first step.
         request, dispatcher = self.request, self._dispatcher
         targets = dispatcher.roster.find(self.model, request.cluster, request.framework)
         if targets is None and dispatcher.roster.settled:
             self.fail(unknown_model(self.model))
             return
-        planned = plan(targets or (), policy=dispatcher.policy, tried=self._tried)
+        self._planned = planned = plan(targets or (), policy=dispatcher.policy, tried=self._tried)
         if self.attempts >= dispatcher.settings.max_attempts:
             self.fail(self._last_error or ServiceError(Reason.NO_WORKER))
         elif planned.candidates:
             self._try(planned.candidates[0], alternatives=len(planned.candidates) > 1)
         else:
-            self._wait([reason for _, reason in planned.left_out])
+            self._wait()
 
     def _try(self, target: Target, *, alternatives: bool) -> None:
+        self._stop_waiting()
+        try:
+            request = self._request_for(target)
+        except ServiceError as error:
+            self.fail(error)
+            return
         self.attempts += 1
         may_move = alternatives and self.attempts < self._dispatcher.settings.max_attempts
         self._attempt = _Attempt(self, target.server, may_move=may_move, cost=self._cost())
-        self._attempt.call = target.server.inference.open(self._request_for(target), self._attempt, self._credit)
+        self._attempt.call = target.server.inference.open(request, self._attempt, self._credit)
 
     def _request_for(self, target: Target) -> Request:
         request = self.request
@@ -135,26 +147,35 @@ class DispatchedCall:
 
     def _cost(self) -> int:
         # Four bytes a token is the usual reckoning for English; it only has to compare calls with each other.
-        return len(self.request.body) // 4 + (self._wanted.max_tokens or _ANSWER_TOKENS)
+        return len(self.request.body) // 4 + min(self._wanted.max_tokens or _ANSWER_TOKENS, _MOST_TOKENS)
 
-    def _wait(self, reasons: list[str]) -> None:
+    def _wait(self) -> None:
         """Waits for a worker to come, or to come back, as during a restart."""
         dispatcher = self._dispatcher
         scheduler, roster = dispatcher.scheduler, dispatcher.roster
-        if scheduler.time() >= self._waited_until or roster.waiting >= dispatcher.settings.max_waiting:
-            self._give_up(reasons)
+        late = scheduler.time() >= self._waited_until
+        if late or self._planned.closed or roster.waiting >= dispatcher.settings.max_waiting:
+            self._give_up()
             return
         self._tried.clear()
         if self._waiting is None:
-            self._waiting = scheduler.call_at(self._waited_until, lambda: self._give_up(reasons))
+            self._waiting = scheduler.call_at(self._waited_until, self._give_up)
         roster.wait(self.next_attempt, self.model, self.request.cluster, self.request.framework)
 
-    def _give_up(self, reasons: list[str]) -> None:
-        closed = next((reason for reason in reasons if "maintenance" in reason or "draining" in reason), None)
+    def _stop_waiting(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+
+    def _give_up(self) -> None:
+        reasons = [reason for _, reason in self._planned.left_out]
         if self._last_error is not None:
             self.fail(self._last_error)
-        elif closed is not None:
-            self.fail(ServiceError(Reason.CLUSTER_MAINTENANCE, closed))
+        elif self._planned.closed:
+            self.fail(ServiceError(Reason.CLUSTER_MAINTENANCE, self._planned.closed))
+        elif FULL in reasons:
+            message = f"Every worker of '{self.model}' has as many calls as it takes; try again shortly."
+            self.fail(ServiceError(Reason.OVERLOADED, message, retry_after=1.0))
         elif not reasons and self._dispatcher.roster.find(self.model) is None:
             self.fail(unknown_model(self.model))
         else:
@@ -215,8 +236,7 @@ class DispatchedCall:
     def _finish(self, outcome: str) -> None:
         self._over = True
         self._watchdog.close()
-        if self._waiting is not None:
-            self._waiting.cancel()
+        self._stop_waiting()
         self._dispatcher.roster.leave(self.next_attempt)
         attempt, self._attempt = self._attempt, None
         if attempt is not None:
@@ -257,14 +277,16 @@ class _Attempt:
         """See `Receiver.data`."""
         if not self._committed:
             self._commit()
-        self._owner.data(chunk)
+        if not self._over:  # The client may leave at the sight of the head.
+            self._owner.data(chunk)
 
     def end(self) -> None:
         """See `Receiver.end`."""
         if not self._committed:
             self._commit()
-        self._close()
-        self._owner.end()
+        if not self._over:
+            self._close()
+            self._owner.end()
 
     def fail(self, error: ServiceError) -> None:
         """See `Receiver.fail`."""

@@ -15,7 +15,7 @@ from services.core.principal import Principal, may_call
 from services.router.body import read_body
 from services.router.dispatch import DispatchedCall, Dispatcher, unknown_model
 from services.router.models import list_models, only_model
-from services.router.operations import MODELS, check_operation
+from services.router.operations import check_operation, lists_models
 from services.rpc.channel import parse_bearer
 
 log = logging.getLogger(__name__)
@@ -100,11 +100,11 @@ class Gateway:
     def start(self, call: _GatewayCall, principal: Principal) -> Call:
         """Authorises a call and sends it on its way. Raises `ServiceError`."""
         request, roster = call.request, self._dispatcher.roster
-        if request.operation.startswith(MODELS) and request.method == "GET":
+        check_operation(request.method, request.operation)
+        if lists_models(request.operation):
             body = list_models(roster, principal, request.operation)
             head = Head(200, (("content-type", "application/json"), ("content-length", str(len(body)))))
             return _tell_soon(ReadyAnswer((head, body), call, call.credit))
-        check_operation(request.method, request.operation)
         wanted = read_body(request.body)
         model = wanted.model or only_model(roster, principal)
         if roster.find(model, request.cluster, request.framework) is None and roster.settled:
@@ -146,6 +146,9 @@ class _GatewayCall:
             self.begin(await self._gateway.principal_of(credential))
         except ServiceError as error:
             self.fail(error)
+        except Exception:
+            log.exception("an unexpected error ended a call")
+            self.fail(ServiceError(Reason.INTERNAL))
 
     def begin(self, principal: Principal) -> None:
         """The caller is known."""

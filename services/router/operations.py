@@ -25,9 +25,13 @@ VLLM_EXTRAS: Final = frozenset(
 ADMINISTRATIVE: Final = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
 """Routes under `/v1` that change a server for everybody; no caller reaches them through the mesh."""
 
-MODELS: Final = "/v1/models"
-
+_MODELS: Final = "/v1/models"
 _UNDER_V1 = re.compile(r"/v1(?:/[A-Za-z0-9_-]{1,64}){1,4}")
+
+
+def lists_models(operation: str) -> bool:
+    """Whether the router answers the operation itself: `/v1/models` and `/v1/models/{model}`."""
+    return operation == _MODELS or operation.startswith(_MODELS + "/")
 
 
 def check_operation(method: str, operation: str) -> None:
@@ -36,6 +40,10 @@ def check_operation(method: str, operation: str) -> None:
     The path goes into an HTTP request line at the worker: a pattern, and not a list of bad characters, says what may be
     in it.
     """
+    if lists_models(operation):
+        if method != "GET":
+            raise ServiceError(Reason.METHOD_NOT_ALLOWED, f"{_MODELS} takes GET, not {method[:20]}.")
+        return
     known = operation in VLLM_EXTRAS or (_UNDER_V1.fullmatch(operation) is not None and operation not in ADMINISTRATIVE)
     if not known:
         raise ServiceError(Reason.OPERATION_NOT_FOUND, f"There is no operation {operation[:200]!r}.")

@@ -23,6 +23,13 @@ class Plan:
     candidates: tuple[Target, ...]
     left_out: tuple[tuple[Target, str], ...]
 
+    @property
+    def closed(self) -> str:
+        """Why waiting is of no use, if so: every target is closed by its operators."""
+        if self.candidates or not all(target.closed for target, _ in self.left_out):
+            return ""
+        return next((reason for _, reason in self.left_out), "")
+
 
 def plan(targets: Iterable[Target], *, policy: Policy, tried: Collection[Server] = ()) -> Plan:
     """Plans one call, or its next attempt when `tried` servers have failed it."""

@@ -71,11 +71,15 @@ class HttpInference:
         return exchange
 
     async def close(self) -> None:
-        """Cancels the calls that are open, and closes the connections."""
-        tasks = [exchange.task for exchange in self._exchanges]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Ends the calls that are open, and closes the connections."""
+        for exchange in list(self._exchanges):
+            exchange.fail(ServiceError(Reason.SHUTTING_DOWN))
+        await self.retire()
+
+    async def retire(self) -> None:
+        """Lets the calls that are open finish, within their bounds, and closes the connections."""
+        while self._exchanges:
+            await asyncio.gather(*(exchange.task for exchange in self._exchanges), return_exceptions=True)
         await self.session.close()
 
 
@@ -91,7 +95,7 @@ class _Exchange:
         self._granted = asyncio.Event()
         self._received = 0
         bounds = server.bounds.within(request.timeout, request.first_byte_timeout)
-        self._watchdog = Watchdog(loop, bounds, self._fail)
+        self._watchdog = Watchdog(loop, bounds, self.fail)
         self.task = loop.create_task(self._run())
 
     def grant(self, credit: int) -> None:
@@ -105,7 +109,8 @@ class _Exchange:
         self._watchdog.close()
         self.task.cancel()
 
-    def _fail(self, error: ServiceError) -> None:
+    def fail(self, error: ServiceError) -> None:
+        """Ends the call from this side."""
         receiver, self._receiver = self._receiver, None
         self._watchdog.close()
         self.task.cancel()
@@ -117,18 +122,20 @@ class _Exchange:
         try:
             await self._exchange()
         except ServiceError as error:
-            self._fail(error)
+            self.fail(error)
         except aiohttp.ClientConnectorError as error:
-            self._fail(ServiceError(Reason.UPSTREAM_UNREACHABLE, f"{what} cannot be reached: {error.strerror}."))
+            self.fail(
+                ServiceError(Reason.UPSTREAM_UNREACHABLE, f"{what} cannot be reached: {error.strerror or error}.")
+            )
         except aiohttp.ConnectionTimeoutError:
-            self._fail(ServiceError(Reason.UPSTREAM_UNREACHABLE, f"{what} cannot be reached: it does not answer."))
+            self.fail(ServiceError(Reason.UPSTREAM_UNREACHABLE, f"{what} cannot be reached: it does not answer."))
         except (aiohttp.ClientError, OSError) as error:
             log.warning("%s broke off its answer: %s", what, error)
             message = f"{what} broke off its answer after {self._received} bytes."
-            self._fail(ServiceError(Reason.UPSTREAM_BROKEN, message))
+            self.fail(ServiceError(Reason.UPSTREAM_BROKEN, message))
         except Exception:
             log.exception("an unexpected error ended a call")
-            self._fail(ServiceError(Reason.INTERNAL))
+            self.fail(ServiceError(Reason.INTERNAL))
 
     async def _exchange(self) -> None:
         async with await self._send() as response:
@@ -148,7 +155,9 @@ class _Exchange:
     async def _send(self) -> aiohttp.ClientResponse:
         try:
             return await self._request_once()
-        except aiohttp.ServerDisconnectedError:
+        except aiohttp.ClientConnectorError:
+            raise
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
             # A pooled connection may have died unnoticed (vLLM closes some after an error); a fresh one tells.
             return await self._request_once()
 

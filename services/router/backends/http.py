@@ -38,7 +38,7 @@ class HttpEndpoints:
         self._roster = roster
         self._bounds = bounds
         self._attached: dict[str, _Attached] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+        self._retiring: dict[HttpInference, asyncio.Task[None]] = {}
 
     def follow(self, catalogue: Catalogue) -> None:
         """Attaches what is new in the catalogue, and lets go of what is gone or changed."""
@@ -66,10 +66,13 @@ class HttpEndpoints:
                     self._roster.refresh()
 
     async def close(self) -> None:
-        """Lets go of all."""
+        """Ends all, with the calls that are open."""
         for attached in self._attached.values():
             self._let_go(attached)
-        await asyncio.gather(*self._closing, return_exceptions=True)
+        self._attached.clear()
+        retiring = dict(self._retiring)
+        await asyncio.gather(*(inference.close() for inference in retiring))
+        await asyncio.gather(*retiring.values())
 
     def _attach(self, endpoint: Endpoint) -> _Attached:
         backend = endpoint.backend
@@ -83,10 +86,12 @@ class HttpEndpoints:
         return _Attached(endpoint, server, inference)
 
     def _let_go(self, attached: _Attached) -> None:
+        """No new calls for it; the open ones finish, whose callers know nothing of the catalogue's change."""
         self._roster.remove(attached.server)
-        task = asyncio.get_running_loop().create_task(attached.inference.close())
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        inference = attached.inference
+        task = asyncio.get_running_loop().create_task(inference.retire())
+        self._retiring[inference] = task
+        task.add_done_callback(lambda _: self._retiring.pop(inference))
 
 
 async def _answers(inference: HttpInference) -> bool:

@@ -7,11 +7,13 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
+import msgspec
 from weft.session.v1 import frame_pb2, session_pb2
 
 from services.core.errors import Reason, ServiceError
 from services.router.roster import Roster
 from services.router.targets import Server
+from services.rpc.limits import ProtocolViolationError
 from services.rpc.link import Link, MessageStream
 from services.rpc.session_token import SessionClaims
 
@@ -110,10 +112,10 @@ class Session:
         self._roster.refresh()
 
     def report(self, report: frame_pb2.Report) -> None:
-        """What the worker says of itself."""
+        """What the worker says of itself. Raises `ProtocolViolationError` for a model's entry that is not one."""
         server = self._server
         self.last_report = frame_pb2.Report.FromString(report.SerializeToString())
-        models = {model.id: model.card_json for model in report.models}
+        models = {model.id: _checked_card(model.card_json) for model in report.models}
         state = (
             report.state == frame_pb2.WORKER_STATE_READY,
             report.state == frame_pb2.WORKER_STATE_DRAINING or server.draining,
@@ -139,3 +141,13 @@ class Session:
         )
         session.connect_time.FromMilliseconds(int(self._connected_at * 1000))
         return session
+
+
+def _checked_card(card: str) -> str:
+    """A model's entry, empty or a JSON object: one bad entry would spoil the list of models for every caller."""
+    try:
+        if not card or isinstance(msgspec.json.decode(card), dict):
+            return card
+    except msgspec.DecodeError as error:
+        raise ProtocolViolationError(f"a model's entry is not JSON: {error}") from error
+    raise ProtocolViolationError("a model's entry is not an object")
