@@ -10,15 +10,17 @@ import os
 import shlex
 import signal
 import sys
+import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from services.core.deadlines import Bounds
 from services.core.errors import ServiceError
 from services.core.names import endpoint_name
 from services.worker.config import WorkerConfig, default_home
 from services.worker.launch import free_port
-from services.worker.main import WorkerKeyError, serve
+from services.worker.main import serve
 
 
 def main(argv: Sequence[str]) -> int:
@@ -27,7 +29,9 @@ def main(argv: Sequence[str]) -> int:
         config, log_level = parse(argv)
         _set_up_logging(log_level)
         asyncio.run(_run(config))
-    except (ServiceError, WorkerKeyError) as error:
+    except asyncio.CancelledError:
+        return 1  # somebody in a hurry; see `_stop_or_quit`
+    except ServiceError as error:
         print(f"weft worker: {error}", file=sys.stderr)
         return 1
     except OSError as error:
@@ -56,7 +60,7 @@ def parse(argv: Sequence[str]) -> tuple[WorkerConfig, str]:
     """Reads the command line. Raises ARGUMENT_INVALID, or exits as argparse does."""
     options = _parser().parse_args(argv)
     endpoint_name(options.endpoint, param="--endpoint")
-    url, command = options.vllm_url, tuple(shlex.split(options.vllm_command or ""))
+    url, command = options.vllm_url, _words(options.vllm_command or "")
     if command and not url:
         port = free_port()
         url = f"http://127.0.0.1:{port}"
@@ -65,8 +69,8 @@ def parse(argv: Sequence[str]) -> tuple[WorkerConfig, str]:
         command = tuple(word.replace("{port}", str(port)) for word in command)
     if not url:
         _parser().error("give --vllm-url, --vllm-command, or both")
-    if not url.startswith(("http://", "https://", "unix:")):
-        _parser().error(f"--vllm-url must begin with http://, https:// or unix:, not {url!r}")
+    if not _is_server_url(url):
+        _parser().error(f"--vllm-url must be http://HOST:PORT, https://HOST:PORT or unix:/PATH, not {url!r}")
     config = WorkerConfig(
         routers=tuple(options.router or ["127.0.0.1:7000"]),
         endpoint=options.endpoint,
@@ -79,6 +83,22 @@ def parse(argv: Sequence[str]) -> tuple[WorkerConfig, str]:
         bounds=Bounds(options.first_byte_timeout, options.stall_timeout, options.total_timeout).inner(),
     )
     return config, options.log_level
+
+
+def _words(command: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(command))
+    except ValueError as error:
+        _parser().error(f"--vllm-command cannot be split into words: {error}")
+
+
+def _is_server_url(url: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        named = bool(parts.path if parts.scheme == "unix" else parts.hostname and parts.port != 0)
+    except ValueError:  # of the port
+        return False
+    return parts.scheme in ("http", "https", "unix") and named
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -114,6 +134,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+_TOO_LARGE: Final = 2**31
+"""Infinity, and what the fields of messages cannot hold."""
+
+
 class _positive:  # noqa: N801 - argparse shows the name of a type in its errors
     """A number above zero, for argparse."""
 
@@ -122,7 +146,7 @@ class _positive:  # noqa: N801 - argparse shows the name of a type in its errors
 
     def __call__(self, text: str) -> int | float:
         with contextlib.suppress(ValueError):
-            if (value := self._number(text)) > 0:
+            if 0 < (value := self._number(text)) < _TOO_LARGE:
                 return value
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above zero")
 

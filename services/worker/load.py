@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from weft.session.v1 import frame_pb2
@@ -28,11 +29,17 @@ def parse_load(metrics: str) -> frame_pb2.Load:
             continue
         series, _, value = line.rpartition(" ")
         name = series.partition("{")[0]
-        try:
-            if name in _COUNTS:
-                counts[_COUNTS[name]] += float(value)
-            elif name == _CACHE_USAGE:
-                usage = max(usage, float(value))
-        except ValueError:
-            continue  # A line that is not in the format; the others still tell something.
+        if name in _COUNTS:
+            counts[_COUNTS[name]] += _number(value)
+        elif name == _CACHE_USAGE:
+            usage = max(usage, _number(value))
     return frame_pb2.Load(kv_cache_usage=usage, **{name: int(count) for name, count in counts.items()})
+
+
+def _number(text: str) -> float:
+    """A value; 0 for what is no count (the format has NaN and +Inf), as the other samples still tell something."""
+    try:
+        value = float(text)
+    except ValueError:
+        return 0.0
+    return value if math.isfinite(value) and value > 0 else 0.0

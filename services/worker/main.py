@@ -13,6 +13,7 @@ from typing import Any
 
 from weft.session.v1 import frame_pb2
 
+from services.core.errors import Reason, ServiceError
 from services.rpc.limits import MuxLimits
 from services.upstream.http import HttpInference, open_session
 from services.worker.attachment import Attachment
@@ -91,10 +92,7 @@ def _key_reader(path: Path) -> Callable[[], str]:
         try:
             return path.read_text().strip()
         except OSError as error:
-            raise WorkerKeyError(f"The worker's key cannot be read from {path}: {error.strerror}.") from error
+            message = f"The worker's key cannot be read from {path}: {error.strerror}."
+            raise ServiceError(Reason.CREDENTIAL_MISSING, message) from error
 
     return read
-
-
-class WorkerKeyError(Exception):
-    """The worker has no key."""

@@ -66,7 +66,7 @@ class Probe:
                 del self.report.models[:]
                 self.report.models.extend(models)
             self.report.load.CopyFrom(parse_load(await self._text("/metrics")))
-        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError, KeyError, TypeError) as error:
+        except (aiohttp.ClientError, OSError, msgspec.MsgspecError, ValueError, KeyError, TypeError) as error:
             self._unwell(f"vLLM at {self._url} does not answer: {error or type(error).__name__}")
             return
         self._looks += 1
