@@ -23,6 +23,7 @@ _DISCARDED: Final = 1024 * 1024
 answer.
 """
 
+_PUNCTUATION: Final = len(b": \r\n")
 _OF_BODIES: Final = frozenset({b"content-length", b"transfer-encoding"})
 _NO_UPGRADE: Final = (
     "A request with a body cannot ask for another protocol; send it without the header 'Upgrade' "
@@ -114,7 +115,7 @@ class _Guard(HttpToolsProtocol):
         self._disarm()
         if self._refused:
             return
-        size = len(self.url) + sum([len(name) + len(value) for name, value in self.headers])
+        size = len(self.url) + sum([len(name) + len(value) + _PUNCTUATION for name, value in self.headers])
         if size > self.guard.max_header_bytes:
             self._refuse(Reason.HEADERS_TOO_LARGE)
             return
