@@ -5,10 +5,10 @@ from contextlib import aclosing
 
 import pytest
 
-from services.core.answers import collect, stream
+from services.core.answers import ReadyAnswer, collect, stream
 from services.core.errors import Reason, ServiceError
 from services.core.inference import Head
-from tests.testing.streams import Answerer, request
+from tests.testing.streams import Answer, Answerer, request
 
 
 async def test_the_head_then_chunks_each_granted_anew() -> None:
@@ -61,3 +61,72 @@ async def test_a_call_that_breaks_off_raises() -> None:
     with pytest.raises(ServiceError) as caught:
         await whole
     assert caught.value.reason is Reason.WORKER_LOST
+
+
+HEAD = Head(200, ())
+
+
+def ready(answer: tuple[Head, bytes] | ServiceError, credit: int) -> tuple[ReadyAnswer, Answer]:
+    answered = Answer()
+    call = ReadyAnswer(answer, answered, credit)
+    answered.opened = True
+    return call, answered
+
+
+def test_a_ready_answer_comes_within_the_credit() -> None:
+    call, answer = ready((HEAD, b"0123456789"), 4)
+    call.tell()
+    assert (answer.heads, bytes(answer.body), answer.ends) == ([HEAD], b"0123", [])
+    call.grant(5)
+    assert (bytes(answer.body), answer.ends) == (b"012345678", [])
+    call.grant(5)
+    assert (bytes(answer.body), answer.ends) == (b"0123456789", [None])
+    call.grant(5)
+    call.cancel()
+
+
+def test_an_empty_ready_answer_needs_no_credit() -> None:
+    call, answer = ready((HEAD, b""), 0)
+    call.tell()
+    assert (answer.heads, answer.ends) == ([HEAD], [None])
+
+
+def test_credit_that_comes_before_the_answer_counts() -> None:
+    call, answer = ready((HEAD, b"0123456789"), 4)
+    call.grant(6)
+    assert answer.heads == []
+    call.tell()
+    assert (bytes(answer.body), answer.ends) == (b"0123456789", [None])
+
+
+def test_a_receiver_that_grants_on_each_piece_gets_each_once() -> None:
+    call, answer = ready((HEAD, b"0123456789"), 1)
+    answer.on_data = lambda chunk: call.grant(len(chunk))
+    call.tell()
+    assert (bytes(answer.body), answer.ends) == (b"0123456789", [None])
+
+
+def test_a_ready_refusal_is_told_once() -> None:
+    error = ServiceError(Reason.OVERLOADED)
+    call, answer = ready(error, 0)
+    call.grant(1)
+    call.tell()
+    call.grant(1)
+    assert (answer.heads, answer.ends) == ([], [error])
+
+
+def test_whoever_left_before_the_answer_hears_nothing() -> None:
+    call, answer = ready((HEAD, b"0123"), 10)
+    call.cancel()
+    answer.left = True
+    call.tell()
+    call.grant(1)
+
+
+def test_whoever_leaves_in_the_answer_hears_no_more() -> None:
+    call, answer = ready((HEAD, b"0123"), 2)
+    call.tell()
+    call.cancel()
+    answer.left = True
+    call.grant(2)
+    assert bytes(answer.body) == b"01"
