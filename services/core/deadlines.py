@@ -56,7 +56,8 @@ class Scheduler(Protocol):
 class Watchdog:
     """Watches one call, and calls `expired` with the error, once, when a bound is passed.
 
-    One timer per call, set again only when it fires: a byte costs no more than a note of the time.
+    One timer per call, which goes off at the earliest bound and is set again then: a byte costs no more than a note of
+    the time.
     """
 
     __slots__ = ("_bounds", "_expired", "_first", "_last", "_paused", "_scheduler", "_started", "_timer")
@@ -68,7 +69,8 @@ class Watchdog:
         self._started = self._last = scheduler.time()
         self._first = False
         self._paused = False
-        self._timer = scheduler.call_at(self._due(), self._fire)
+        earliest = min(bounds.first_byte, bounds.stall, bounds.total)
+        self._timer = scheduler.call_at(self._started + earliest, self._fire)
 
     @property
     def remaining(self) -> float:
@@ -83,10 +85,7 @@ class Watchdog:
     def touch(self) -> None:
         """A byte of the answer's body came."""
         self._last = self._scheduler.time()
-        if not self._first:
-            # The bound to the first byte may be shorter or longer than that between bytes.
-            self._first = True
-            self._reset()
+        self._first = True
 
     def pause(self, paused: bool) -> None:
         """While the receiver grants no credit, silence is its own doing, and only the total bound holds."""

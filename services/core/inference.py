@@ -7,8 +7,9 @@ costs a task switch per chunk and hop (the facade and the router together have a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from services.core.errors import ServiceError
 
@@ -16,8 +17,7 @@ Headers = tuple[tuple[str, str], ...]
 """Header fields in order, names in lower case."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True, gc=False):
     """One call to a model.
 
     `operation` is the path as vLLM knows it (`/v1/chat/completions`, `/tokenize`). `cluster` and `framework` pin the
@@ -41,8 +41,7 @@ class Request:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(msgspec.Struct, frozen=True, gc=False):
     """How an answer begins: HTTP status and headers."""
 
     status: int

@@ -58,8 +58,13 @@ class App:
         self._inference = inference
         self._ready = ready
         self._settings = settings
-        self._open_calls = 0
-        OPEN_CALLS.set_function(lambda: self._open_calls)
+        self._answers: set[Answer] = set()
+        OPEN_CALLS.set_function(lambda: len(self._answers))
+
+    def end_calls(self) -> None:
+        """Ends the calls that are open, each with an error that its client can see."""
+        for answer in list(self._answers):
+            answer.break_off(ServiceError(Reason.SHUTTING_DOWN, retry_after=1.0))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -98,7 +103,7 @@ class App:
             return 499
         request = Request(route.operation, headers, body, route.method, route.cluster, route.framework)
         answer = Answer(send, scope["extensions"][CONNECTION], route.operation, request_id)
-        self._open_calls += 1
+        self._answers.add(answer)
         try:
             await answer.relay(self._inference, request, self._window())
         except ServiceError as error:
@@ -107,7 +112,7 @@ class App:
             # Under /v1 anything that names a model is tried; what names none is simply not there.
             raise ServiceError(Reason.OPERATION_NOT_FOUND) from error
         finally:
-            self._open_calls -= 1
+            self._answers.discard(answer)
         return answer.status
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
@@ -139,7 +144,7 @@ class App:
     def _window(self) -> int:
         """Bytes that may wait for one client: the less the more calls are open, so that all together stay bounded."""
         settings = self._settings
-        return max(_SMALLEST_WINDOW, min(settings.call_window, settings.window_budget // max(1, self._open_calls)))
+        return max(_SMALLEST_WINDOW, min(settings.call_window, settings.window_budget // max(1, len(self._answers))))
 
     async def _health(self, method: str, send: Send, request_id: bytes) -> int:
         only("GET", method)

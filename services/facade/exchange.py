@@ -61,6 +61,12 @@ class Answer:
             self._connection.on_leave = None
             self._call.cancel()
 
+    def break_off(self, error: ServiceError) -> None:
+        """Ends the call from this side."""
+        if self._call is not None and not self._ended and self._error is None:
+            self._call.cancel()
+            self.fail(error)
+
     async def _start(self, head: Head) -> None:
         self.status = head.status
         headers = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in head.headers]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Awaitable, Callable, Iterator
 
 import uvicorn
@@ -50,7 +51,8 @@ async def serve_http(
             server_header=False,
             proxy_headers=False,
             timeout_keep_alive=int(config.keep_alive_s),
-            timeout_graceful_shutdown=max(1, round(process.grace)),
+            # Later than we end the calls ourselves: uvicorn cuts connections without a word.
+            timeout_graceful_shutdown=math.ceil(process.grace) + 1,
         )
     )
     serving = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
@@ -60,6 +62,8 @@ async def serve_http(
     await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     server.should_exit = True
+    await asyncio.wait((serving,), timeout=process.grace)
+    app.end_calls()
     await serving
 
 

@@ -22,8 +22,7 @@ READ_KEYS: Final = ("model", "stream", "max_tokens", "max_completion_tokens", "m
 """The keys that routing reads; each may stand in a body once."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True, gc=False):
     """What a body asks for. `model` is None where it names none; `max_tokens` bounds the answer, 0 if the body does
     not.
     """
@@ -33,7 +32,7 @@ class Wanted:
     max_tokens: int
 
 
-class _Fields(msgspec.Struct):
+class _Fields(msgspec.Struct, gc=False):
     model: Any = None
     stream: Any = None
     max_tokens: Any = None
@@ -42,6 +41,7 @@ class _Fields(msgspec.Struct):
 
 
 _decoder = msgspec.json.Decoder(_Fields)
+_QUOTED_KEYS: Final = tuple(b'"%b"' % key.encode() for key in READ_KEYS)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -52,9 +52,15 @@ def read_body(body: bytes) -> Wanted:
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return _wanted(_read_slowly(body))
     # Keys that are spelt with escapes, and keys of nested objects, need the slow way to be told from duplicates.
-    if b"\\u00" in body or any(body.count(b'"%b"' % key.encode()) > 1 for key in READ_KEYS):
+    if b"\\u00" in body or _may_repeat(body):
         return _wanted(_read_slowly(body))
     return _wanted(fields)
+
+
+def _may_repeat(body: bytes) -> bool:
+    """Whether a key that routing reads may stand twice; certain only where it says no."""
+    count = body.count
+    return any(count(quoted) > 1 for quoted in _QUOTED_KEYS)
 
 
 def _wanted(fields: _Fields) -> Wanted:

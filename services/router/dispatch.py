@@ -7,12 +7,13 @@ elsewhere would not be one answer.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from services.core.deadlines import Bounds, Scheduler, Timer, Watchdog
 from services.core.errors import Reason, ServiceError
@@ -136,7 +137,7 @@ class DispatchedCall:
     def _request_for(self, target: Target) -> Request:
         request = self.request
         renamed = target.served_model != (self._wanted.model or target.served_model)
-        return dataclasses.replace(
+        return msgspec.structs.replace(
             request,
             body=rename_model(request.body, target.served_model) if renamed else request.body,
             timeout=max(0.1, self._watchdog.remaining),

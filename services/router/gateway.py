@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 from typing import Protocol
+
+import msgspec
 
 from services.core.answers import ReadyAnswer
 from services.core.errors import Reason, ServiceError
@@ -112,7 +113,7 @@ class Gateway:
         if not may_call(principal, model):
             message = f"Your key does not allow the model '{model}'; GET /v1/models lists those that it does."
             raise ServiceError(Reason.MODEL_FORBIDDEN, message, param="model")
-        outward = dataclasses.replace(request, headers=select(request.headers, TO_UPSTREAM))
+        outward = msgspec.structs.replace(request, headers=select(request.headers, TO_UPSTREAM))
         dispatched = DispatchedCall(self._dispatcher, outward, wanted, model, call, call.credit)
         asyncio.get_running_loop().call_soon(dispatched.next_attempt)
         return dispatched

@@ -12,7 +12,7 @@ from weft.inference.v1 import inference_pb2, inference_pb2_grpc
 from weft.session.v1 import frame_pb2
 
 from services.core.answers import stream
-from services.core.errors import Reason
+from services.core.errors import Reason, ServiceError
 from services.core.inference import Head, Inference, Request
 from services.core.principal import Role
 from services.router.models import model_cards
@@ -43,6 +43,18 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self._roster = roster
         self._limits = limits
         self._agent = agent
+        self._links: set[Link] = set()
+
+    def drain(self, grace: float) -> None:
+        """Tells the facades that this router takes no more calls: theirs wait for its successor."""
+        for link in self._links:
+            link.mux.drain(grace)
+
+    def end(self) -> None:
+        """Ends every facade's stream; it dials again, and finds the successor."""
+        for link in self._links:
+            link.mux.tell_why(ServiceError(Reason.SHUTTING_DOWN))
+            link.mux.close(ServiceError(Reason.SHUTTING_DOWN))
 
     async def Multiplex(  # type: ignore[override]  # noqa: N802 - it reads and writes by its context
         self, request_iterator: AsyncIterator[inference_pb2.MultiplexRequest], context: Context
@@ -55,7 +67,11 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             serves=self._gateway,
             limits=self._limits,
         )
-        why = await link.run(context)
+        self._links.add(link)
+        try:
+            why = await link.run(context)
+        finally:
+            self._links.discard(link)
         if why.reason is Reason.PROTOCOL_VIOLATION:
             raise why
 

@@ -77,14 +77,13 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
     OPEN_CALLS.set_function(lambda: gateway.open_calls)
     SESSIONS.set_function(lambda: len(sessions))
 
+    inference = InferenceServicer(gateway, roster, config.mux_limits(), agent=AGENT)
     server = GrpcServer(
         config.address,
         Boundary({**inference_servicer.ACCESS, **session_servicer.ACCESS}, principals),
         (inference_servicer.SERVICE, session_servicer.SERVICE),
         (
-            lambda server: inference_pb2_grpc.add_InferenceServiceServicer_to_server(
-                InferenceServicer(gateway, roster, config.mux_limits(), agent=AGENT), server
-            ),
+            lambda server: inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server),
             lambda server: session_pb2_grpc.add_SessionServiceServicer_to_server(
                 SessionServicer(sessions, roster, tokens, auth, service_key), server
             ),
@@ -110,9 +109,11 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
     finally:
         becoming_ready.cancel()
         await server.set_ready(False)
+        inference.drain(process.grace)
         sessions.drain(process.grace)
         await gateway.drain(process.grace)
         await gateway.close()
+        inference.end()
         sessions.end()
         await server.stop(grace=1.0)
         http_watch.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Final
 
@@ -34,6 +35,7 @@ def lists_models(operation: str) -> bool:
     return operation == _MODELS or operation.startswith(_MODELS + "/")
 
 
+@functools.lru_cache(maxsize=256)
 def check_operation(method: str, operation: str) -> None:
     """Raises OPERATION_NOT_FOUND or METHOD_NOT_ALLOWED for what the mesh does not carry.
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Protocol
 
+import msgspec
 from weft.session.v1 import frame_pb2
 
 from services.core.errors import ServiceError
@@ -15,8 +15,7 @@ UINT32_MAX: Final = 2**32 - 1
 """The largest number that fits the fields for credits and times."""
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
+class Opening(msgspec.Struct, frozen=True, gc=False):
     """The first frame of a call: the request, of whose body the first `inline` bytes are in it."""
 
     request: Request
@@ -24,8 +23,7 @@ class Opening:
     credit: int
 
 
-@dataclass(frozen=True, slots=True)
-class Credit:
+class Credit(msgspec.Struct, frozen=True, gc=False):
     """Bytes more that the peer may send."""
 
     credit: int

@@ -5,19 +5,21 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import importlib
 import logging
 import os
 import shlex
 import signal
 import sys
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from services.core.deadlines import Bounds
 from services.core.errors import ServiceError
 from services.core.names import endpoint_name
+from services.runtime.collector import calm
 from services.worker.config import WorkerConfig, default_home
 from services.worker.launch import free_port
 from services.worker.main import serve
@@ -28,7 +30,9 @@ def main(argv: Sequence[str]) -> int:
     try:
         config, log_level = parse(argv)
         _set_up_logging(log_level)
-        asyncio.run(_run(config))
+        calm()
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_run(config))
     except asyncio.CancelledError:
         return 1  # somebody in a hurry; see `_stop_or_quit`
     except ServiceError as error:
@@ -38,6 +42,14 @@ def main(argv: Sequence[str]) -> int:
         print(f"weft worker: {error.filename or ''} {error.strerror}", file=sys.stderr)
         return 1
     return 0
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it is at hand, as in vLLM's environments; it is no dependency of the worker's."""
+    try:
+        return importlib.import_module("uvloop").new_event_loop  # type: ignore[no-any-return]
+    except ImportError:
+        return None
 
 
 async def _run(config: WorkerConfig) -> None:
