@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from services.runtime.child import Child, ChildSpec, describe_exit, start_child
+from services.runtime.lifecycle import SLACK
 from services.runtime.readiness import Ready
 
 FIRST_BACKOFF = 0.5
@@ -59,7 +60,7 @@ class Supervisor:
         self._keepers.clear()
         while self._children:
             _, child = self._children.popitem()
-            await child.stop(self._grace)
+            await child.stop(self._grace + SLACK)  # It has its own grace: killed just then, it could not say goodbye.
 
     def kill(self) -> None:
         """Ends every child at once, and waits for none."""
