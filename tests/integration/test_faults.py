@@ -93,7 +93,7 @@ async def test_the_router_is_killed(twins: Twins, measured: Measured) -> None:
     await twins.mesh.router.start()
     assert await twins.until_served() < 30
     measured("router back: both workers are ready", await twins.until_ready(2))
-    assert await waiting.ending() in (WHOLE, "router_unavailable")
+    assert await waiting.ending() == WHOLE
 
 
 async def test_the_facade_is_killed(twins: Twins, measured: Measured) -> None:

@@ -18,7 +18,8 @@ class Twins:
     """`mesh` with `sims`; the first worker has the first of them."""
 
     def __init__(self, home: Path) -> None:
-        self.mesh = hold(home, MeshOptions(workers=0))
+        # Calls wait for a router that a test starts again, however slow the machine.
+        self.mesh = hold(home, MeshOptions(workers=0, facade={"wait_for_router_s": 20}))
         self.sims = [Simulator(f"sim-{number}", home) for number in (1, 2)]
 
     # Its life
