@@ -101,7 +101,11 @@ class Watchdog:
 
     def _reset(self) -> None:
         self._timer.cancel()
-        self._timer = self._scheduler.call_at(self._due(), self._fire)
+        due = self._due()
+        if not self._first:
+            # A first byte sets no timer: the one that runs must not go off later than a stall that begins now.
+            due = min(due, self._scheduler.time() + self._bounds.stall)
+        self._timer = self._scheduler.call_at(due, self._fire)
 
     def _due(self) -> float:
         total = self._started + self._bounds.total

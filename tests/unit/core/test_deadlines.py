@@ -62,6 +62,17 @@ def test_a_stall_is_counted_from_the_last_byte():
     assert expired == [Reason.STALL_TIMEOUT]
 
 
+@pytest.mark.parametrize("first_byte", [0.5, 3, 3.5, 6.5, 9.9])
+def test_a_stall_after_a_late_first_byte(first_byte):
+    clock, watchdog, expired = watch()
+    clock.advance(first_byte)
+    watchdog.touch()
+    clock.advance(2.9)
+    assert expired == []
+    clock.advance(0.1)
+    assert expired == [Reason.STALL_TIMEOUT]
+
+
 def test_the_bound_between_bytes_may_be_the_longer_one():
     clock, watchdog, expired = watch(Bounds(first_byte=2, stall=20, total=60))
     clock.advance(1)
