@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar
 
 import grpc
 from weft.auth.v1 import auth_pb2, auth_pb2_grpc
@@ -18,16 +19,31 @@ from services.core.principal import Permissions, Principal, Role
 from services.rpc.channel import bearer
 from services.rpc.errors import from_rpc_error
 
+log = logging.getLogger(__name__)
+
 _Value = TypeVar("_Value")
 _REFUSALS = (Reason.CREDENTIAL_INVALID, Reason.CREDENTIAL_EXPIRED)
+
+OWN_CREDENTIAL: Final = "authorization"
+"""The `param` of auth's error when it refuses the key of whoever asks, not the credential that is asked about. Without
+it, a wrong service key would make every caller's key look wrong.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
     principal: Principal
-    refresh_at: float
-    expires_at: float
+    max_age: float
+    asked_at: float
     usable_until: float  # while auth is away
+
+    @property
+    def refresh_at(self) -> float:
+        return self.asked_at + self.max_age / 2
+
+    @property
+    def expires_at(self) -> float:
+        return min(self.asked_at + self.max_age, self.usable_until)
 
 
 class CachedAuthenticator:
@@ -49,6 +65,7 @@ class CachedAuthenticator:
         stale_for: float = 600.0,
         timeout: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._auth = auth
         self._service_key = service_key
@@ -57,6 +74,7 @@ class CachedAuthenticator:
         self._stale_for = stale_for
         self._timeout = timeout
         self._clock = clock
+        self._wall_clock = wall_clock
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._refused: OrderedDict[bytes, tuple[ServiceError, float]] = OrderedDict()
         self._lookups: dict[bytes, asyncio.Task[Principal]] = {}
@@ -83,7 +101,11 @@ class CachedAuthenticator:
         digest = _digest(credential)
         if (refusal := self._refused.get(digest)) is not None and self._clock() < refusal[1]:
             raise ServiceError(refusal[0].reason, refusal[0].message)
-        lookup = self._lookups.get(digest) or self._look_up(digest, credential)
+        lookup = self._lookups.get(digest)
+        if lookup is None:
+            if len(self._lookups) >= self._capacity:
+                raise ServiceError(Reason.OVERLOADED, "Too many keys wait to be judged; try again shortly.")
+            lookup = self._look_up(digest, credential)
         # Shielded: the lookup is shared, and one caller who leaves must not end it for the others.
         return await asyncio.shield(lookup)
 
@@ -106,28 +128,39 @@ class CachedAuthenticator:
 
     async def _ask(self, digest: bytes, credential: str) -> Principal:
         request = auth_pb2.AuthenticateRequest(credential=credential)
+        asked_at = self._clock()  # not when the answer comes: a revocation may have come just after it was given
         try:
             answer = await self._auth.Authenticate(
                 request, timeout=self._timeout, metadata=bearer(self._service_key()), wait_for_ready=False
             )
         except grpc.RpcError as error:
             return self._without_answer(digest, from_rpc_error(error, unavailable=Reason.AUTH_UNAVAILABLE))
-        now = self._clock()
+        except OSError as error:
+            log.warning("our own key cannot be read: %s", error)
+            return self._without_answer(digest, ServiceError(Reason.AUTH_UNAVAILABLE))
         max_age = answer.max_age.ToMilliseconds() / 1000
-        known = _Known(to_principal(answer.principal), now + max_age / 2, now + max_age, now + self._stale_for)
+        usable_for = self._stale_for
+        if answer.HasField("expire_time"):
+            usable_for = min(usable_for, answer.expire_time.ToMilliseconds() / 1000 - self._wall_clock())
+        known = _Known(to_principal(answer.principal), max_age, asked_at, asked_at + usable_for)
         _remember(self._known, digest, known, self._capacity)
         return known.principal
 
     def _without_answer(self, digest: bytes, error: ServiceError) -> Principal:
-        known = self._known.get(digest)
-        if error.reason in _REFUSALS:
+        now = self._clock()
+        if error.reason in _REFUSALS and error.param != OWN_CREDENTIAL:
             self._known.pop(digest, None)
-            _remember(self._refused, digest, (error, self._clock() + self._refused_for), self._capacity)
-        elif known is not None and self._clock() < known.usable_until:
+            _remember(self._refused, digest, (error, now + self._refused_for), self._capacity)
+            raise error
+        known = self._known.get(digest)
+        if known is not None and now < known.usable_until:
+            # As if auth had said so again: else every call would wait for auth as long as it is away.
+            self._known[digest] = replace(known, asked_at=now)
             return known.principal
-        if error.reason in _REFUSALS or error.reason is Reason.AUTH_UNAVAILABLE:
+        if error.reason is Reason.AUTH_UNAVAILABLE:
             raise error
         # Our own service key was refused, or auth failed: nothing that the caller's credential is to blame for.
+        log.error("auth does not judge credentials for us: %s", error)
         raise ServiceError(Reason.AUTH_UNAVAILABLE)
 
 
