@@ -16,6 +16,9 @@ class Quantity:
     load: str = ""
 
 
+#: In the order in which they are shown.
+SYSTEMS = ("direct", "separate", "one process")
+
 BOTH = "facade and router"
 
 REQUESTS = "requests/s"

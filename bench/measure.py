@@ -121,14 +121,14 @@ async def memory(systems: Sequence[System], figures: Figures) -> None:
     for system in systems:
         if not system.parts:
             continue
-        before = _pss(system)
+        before = _memory(system)
         async with idle_streams(system.target("bench-silent"), IDLE_STREAMS) as idle:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(idle.arrived(), _ARRIVED_S)
             await asyncio.sleep(_SETTLE_S)
             if idle.answered < IDLE_STREAMS or idle.broken:
                 raise WrongAnswerError(f"{system.name}: only {idle.answered} of {IDLE_STREAMS} idle streams opened")
-            held = _pss(system)
+            held = _memory(system)
         await asyncio.sleep(_SETTLE_S)
         load = f"{IDLE_STREAMS} idle streams"
         for part, size in before.items():
@@ -137,8 +137,8 @@ async def memory(systems: Sequence[System], figures: Figures) -> None:
             figures.add(Quantity(f"memory per stream, {part}", "KiB", load), system.name, grown / 2**10)
 
 
-def _pss(system: System) -> dict[str, float]:
-    by_part = {part: float(sum(map(proc.pss_bytes, pids))) for part, pids in system.parts.items() if part != "worker"}
+def _memory(system: System) -> dict[str, float]:
+    by_part = {part: float(sum(map(proc.own_memory, pids))) for part, pids in system.parts.items() if part != "worker"}
     return _with_both(by_part)
 
 

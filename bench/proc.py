@@ -17,10 +17,14 @@ def cpu_ns(pid: int) -> int:
     return time.clock_gettime_ns((~pid << 3) | 2)
 
 
-def pss_bytes(pid: int) -> int:
-    """The proportional set size: resident memory, shared pages divided among those who share them."""
-    lines = (_PROC / str(pid) / "smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
+def own_memory(pid: int) -> int:
+    """Resident anonymous memory, in bytes.
+
+    It counts neither programs nor libraries: what of them is the process's share (PSS) changes when another process
+    that uses them starts or ends.
+    """
+    lines = (_PROC / str(pid) / "status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) * 1024
 
 
 def command(pid: int) -> list[str]:

@@ -10,14 +10,15 @@ from typing import Any
 
 from rich.table import Table
 
-from bench.figures import Figure, Quantity
+from bench.figures import SYSTEMS, Figure, Quantity
 
 
 def table(figures: Sequence[Figure]) -> Table:
     """One section a load, one row a quantity, one column a system: the median, the range of the rounds, the mark."""
     result = Table(title="Medians (lowest to highest round); ≤ is the mark")
     result.add_column("quantity", no_wrap=True)
-    systems = list(dict.fromkeys(figure.system for figure in figures))
+    measured = {figure.system for figure in figures}
+    systems = [system for system in SYSTEMS if system in measured]
     for system in systems:
         result.add_column(system, justify="right", no_wrap=True)
     cells = {(figure.quantity, figure.system): _cell(figure) for figure in figures}
