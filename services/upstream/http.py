@@ -140,6 +140,10 @@ class _Exchange:
     async def _exchange(self) -> None:
         async with await self._send() as response:
             assert self._receiver is not None
+            if response.status == 401 and self._server.api_key is not None:
+                # The caller's own key is good; told of ours as it stands, he would look for the fault with himself.
+                log.error("%s refuses the key that we have for it", self._server.what)
+                raise ServiceError(Reason.UPSTREAM_UNREACHABLE, f"{self._server.what} refuses the router's key.")
             headers = tuple([(name.lower(), value) for name, value in response.headers.items()])
             self._receiver.head(Head(response.status, select(headers, TO_CLIENT)))
             content = response.content
@@ -178,10 +182,10 @@ class _Exchange:
     async def _deliver(self, chunk: bytes) -> None:
         """Hands a chunk on, in pieces as the credit allows."""
         while len(chunk) > self._credit:
+            self._granted.clear()  # before the piece, for which the receiver may grant anew at once
             if self._credit > 0:
                 piece, chunk = chunk[: self._credit], chunk[self._credit :]
                 self._hand_on(piece)
-            self._granted.clear()
             self._watchdog.pause(True)
             await self._granted.wait()
             self._watchdog.pause(False)
