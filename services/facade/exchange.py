@@ -81,7 +81,7 @@ class Answer:
             body = b"".join(self._chunks)
             self._chunks.clear()
             ended, error = self._ended, self._error
-            if error is not None and self._boundary is None:
+            if error is not None and (self._boundary is None or self._boundary.torn):
                 self._connection.abort()
                 return
             if error is not None:

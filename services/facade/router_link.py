@@ -71,7 +71,8 @@ class RouterLink:
 
     def open(self, request: Request, receiver: Receiver, credit: int) -> Call:
         """See `Inference.open`."""
-        if self._link is not None and self._up.is_set():
+        # Between the stream's end and the news of it in `run`, a call would be refused instead of waiting.
+        if self._link is not None and self._up.is_set() and self._link.mux.closed is None:
             return self._link.mux.open(request, receiver, credit)
         return _WaitingCall(self, request, receiver, credit)
 
