@@ -1,41 +1,21 @@
 """SIGTERM lets calls in flight finish, for as long as the grace; a second one ends a part at once."""
 
-import asyncio
 import signal
-import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from services.runtime.child import ChildSpec
 from tests.integration.conftest import Measured
 from tests.testing.calls import CUT, WHOLE, Call
 from tests.testing.mesh import StartMesh
 from tests.testing.process_tree import descendants, is_alive, is_open, listening_ports
-from tests.testing.processes import SOON, Part
+from tests.testing.processes import Part
 from tests.testing.twins import Twins
+from tests.testing.up import Up
 
 LONG = 30_000
 """Tokens of an answer that outlives its test."""
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """A mesh that `weft up` started."""
-
-    url: str
-    key: str
-
-
-async def printed(up: Part, words: str) -> str:
-    """What follows the words in what a command prints."""
-    async with asyncio.timeout(SOON):
-        while words not in up.log:
-            assert up.running, up.log
-            await asyncio.sleep(0.02)
-    return up.log.partition(words)[2].split()[0]
 
 
 async def told(twins: Twins, part: Part, word: str) -> None:
@@ -138,23 +118,12 @@ async def test_calls_longer_than_the_grace_are_cut_visibly(start_mesh: StartMesh
 
 @pytest.mark.parametrize("shape", [(), ("--one-process",)], ids=["processes", "one-process"])
 async def test_ctrl_c_lets_calls_finish_and_leaves_nothing(tmp_path: Path, shape: tuple[str, ...]) -> None:
-    home = tmp_path / "home"
-    up = Part(
-        ChildSpec(
-            "up",
-            (sys.executable, "-m", "services.cli", "up", "--port", "0", *shape),
-            tmp_path / "up.log",
-            {"WEFT_HOME": str(home)},
-            announces=False,
-        )
-    )
-    up.launch()
+    up = Up(tmp_path, *shape)
     try:
-        address = await printed(up, "Base URL")
-        running = Running(address.removesuffix("/v1"), (home / "dev.key").read_text().strip())
+        await up.begin()
         pids = [up.pid, *descendants(up.pid)]
         ports = listening_ports(pids)
-        stream = Call(running, stream=True, tokens=150)
+        stream = Call(up, stream=True, tokens=150)
         await stream.begun()
         up.send(signal.SIGINT)
         assert await stream.ending() == WHOLE

@@ -1,0 +1,37 @@
+"""`weft up` as a part: the whole mesh on this machine, as a newcomer starts it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from services.runtime.child import ChildSpec
+from tests.testing.processes import SOON, Part
+
+
+class Up(Part):
+    """A `weft up` on free ports, with its home in `folder`. `url` and `key` are there once it has begun."""
+
+    def __init__(self, folder: Path, *flags: str) -> None:
+        self._home = folder / "home"
+        command = (sys.executable, "-m", "services.cli", "up", "--port", "0", *flags)
+        super().__init__(
+            ChildSpec("up", command, folder / "up.log", {"WEFT_HOME": str(self._home)}, announces=False),
+        )
+        self.url = ""
+
+    @property
+    def key(self) -> str:
+        """The development key."""
+        return (self._home / "dev.key").read_text().strip()
+
+    async def begin(self) -> None:
+        """Starts it, and returns when it has told its address."""
+        self.launch()
+        words = "Base URL"
+        async with asyncio.timeout(SOON):
+            while words not in self.log:
+                assert self.running, self.log
+                await asyncio.sleep(0.02)
+        self.url = self.log.partition(words)[2].split()[0].removesuffix("/v1")
