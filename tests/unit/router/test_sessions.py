@@ -1,0 +1,145 @@
+"""Workers' sessions: replaced, expired, renewed, and what a report makes of its server."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import grpc
+import pytest
+from weft.session.v1 import frame_pb2, session_pb2
+
+from services.core.catalogue import Catalogue, Endpoint, SessionBackend
+from services.core.errors import Reason, ServiceError
+from services.router.backends.session import Sessions
+from services.router.roster import Roster
+from services.rpc.session_token import SessionClaims
+
+ENDPOINT = "clusters/one/endpoints/vllm"
+SOON = 20.0
+
+
+class Stream:
+    """A worker's end of its stream, in the hands of the test."""
+
+    def __init__(self) -> None:
+        self._arriving: asyncio.Queue[Any] = asyncio.Queue()
+        self.told: list[frame_pb2.Frame] = []
+
+    async def read(self) -> Any:
+        return await self._arriving.get()
+
+    async def write(self, message: Any) -> None:
+        self.told.extend(message.frames)
+
+    def say(self, **kind: object) -> None:
+        """Sends a frame as the worker."""
+        self._arriving.put_nowait(session_pb2.ConnectRequest(frames=[frame_pb2.Frame(**kind)]))  # type: ignore[arg-type]
+
+    def hang_up(self) -> None:
+        self._arriving.put_nowait(grpc.aio.EOF)
+
+    @property
+    def farewell(self) -> int:
+        """The reason of the error that the worker was told."""
+        return next(frame.error.reason for frame in self.told if frame.WhichOneof("kind") == "error")
+
+
+class Attached:
+    """A roster that tells of every change, and its sessions."""
+
+    def __init__(self) -> None:
+        self.roster = Roster(settle=0)
+        self.roster.set_catalogue(Catalogue.of([Endpoint(ENDPOINT, SessionBackend())]))
+        self.sessions = Sessions(self.roster, agent="router")
+
+    def dial(self, expires_in: float = 3600, instance: str = "i") -> tuple[Stream, asyncio.Task[None]]:
+        stream = Stream()
+        claims = SessionClaims(ENDPOINT, instance, "workers/w", time.time() + expires_in)
+        carried = asyncio.get_running_loop().create_task(self.sessions.carry(claims, "peer", stream))
+        stream.say(hello=frame_pb2.Hello(version=1, agent="worker", max_calls=4))
+        return stream, carried
+
+    async def until_changed(self) -> None:
+        """Waits for the next change of the roster."""
+        changed = asyncio.Event()
+        self.roster.wait(changed.set, "m", "", "")
+        await asyncio.wait_for(changed.wait(), SOON)
+
+
+def report(card: str = "", state: frame_pb2.WorkerState.ValueType = frame_pb2.WORKER_STATE_READY) -> frame_pb2.Report:
+    models = [frame_pb2.ServedModel(id="m", card_json=card)]
+    return frame_pb2.Report(state=state, models=models, max_calls=4)
+
+
+async def reason_of(carried: asyncio.Task[None]) -> Reason:
+    with pytest.raises(ServiceError) as caught:
+        await asyncio.wait_for(carried, SOON)
+    return caught.value.reason
+
+
+async def test_a_worker_serves_from_its_first_report_until_it_hangs_up():
+    attached = Attached()
+    stream, carried = attached.dial()
+    stream.say(report=report('{"id":"m"}'))
+    while not attached.roster.find("m"):
+        await attached.until_changed()
+    (target,) = attached.roster.find("m") or ()
+    assert (target.server.ready, target.server.max_calls) == (True, 4)
+    stream.say(report=report(state=frame_pb2.WORKER_STATE_UNHEALTHY))
+    await attached.until_changed()
+    assert not target.server.ready
+    stream.say(drain=frame_pb2.Drain())
+    await attached.until_changed()
+    assert target.server.draining
+    stream.hang_up()
+    await asyncio.wait_for(carried, SOON)
+    assert (attached.roster.servers, len(attached.sessions), attached.roster.find("m")) == ((), 0, ())
+
+
+@pytest.mark.parametrize("card", ["nonsense", "[]", '"m"', "{"])
+async def test_a_report_that_would_spoil_the_list_of_models_ends_its_own_stream(card):
+    attached = Attached()
+    stream, carried = attached.dial()
+    other, other_carried = attached.dial(instance="j")
+    stream.say(report=report(card))
+    assert await reason_of(carried) is Reason.PROTOCOL_VIOLATION
+    assert not other_carried.done()
+    other.hang_up()
+    await other_carried
+
+
+async def test_a_session_ends_with_its_token():
+    attached = Attached()
+    stream, carried = attached.dial(expires_in=-1)
+    assert await reason_of(carried) is Reason.CREDENTIAL_EXPIRED
+    assert stream.farewell == Reason.CREDENTIAL_EXPIRED.value
+    assert attached.roster.servers == ()
+
+
+async def test_a_renewed_token_lengthens_its_session_alone_and_never_shortens_it():
+    attached = Attached()
+    stream, carried = attached.dial(expires_in=100)
+    await attached.until_changed()
+    (session,) = attached.sessions
+    first = session.expires_at
+    attached.sessions.renew(SessionClaims(ENDPOINT, "another", "workers/w", first + 50))
+    attached.sessions.renew(SessionClaims(ENDPOINT, "i", "workers/w", first - 50))
+    assert session.expires_at == first
+    attached.sessions.renew(SessionClaims(ENDPOINT, "i", "workers/w", first + 50))
+    assert session.expires_at == first + 50
+    stream.hang_up()
+    await carried
+
+
+async def test_the_same_worker_dialling_again_replaces_its_first_session():
+    attached = Attached()
+    first, first_carried = attached.dial()
+    await attached.until_changed()
+    second, second_carried = attached.dial()
+    await asyncio.wait_for(first_carried, SOON)
+    assert first.farewell == Reason.WORKER_LOST.value
+    assert (len(attached.roster.servers), len(attached.sessions), second_carried.done()) == (1, 1, False)
+    second.hang_up()
+    await second_carried

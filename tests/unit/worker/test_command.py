@@ -1,0 +1,59 @@
+"""The command line of `weft worker`."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.core.deadlines import Bounds
+from services.worker.command import main, parse
+
+VLLM = ("--vllm-url", "http://127.0.0.1:8000")
+
+
+def test_defaults(monkeypatch, tmp_path):
+    monkeypatch.setenv("WEFT_HOME", str(tmp_path))
+    config, level = parse(VLLM)
+    assert (config.routers, config.vllm_url, config.vllm_command) == (("127.0.0.1:7000",), VLLM[1], ())
+    assert (config.key_file, config.bounds, level) == (tmp_path / "worker.key", Bounds().inner(), "info")
+
+
+def test_a_command_with_a_port_is_attached_there():
+    config, _ = parse(["--vllm-command", "vllm serve 'my model' --port {port}"])
+    port = config.vllm_url.removeprefix("http://127.0.0.1:")
+    assert config.vllm_command == ("vllm", "serve", "my model", "--port", port)
+
+
+def test_a_command_with_a_url_of_its_own_keeps_its_braces():
+    config, _ = parse([*VLLM, "--vllm-command", "vllm serve '{port}'"])
+    assert config.vllm_command == ("vllm", "serve", "{port}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), "give --vllm-url, --vllm-command, or both"),
+        (("--vllm-command", "vllm serve m"), "--vllm-command must contain {port}"),
+        (("--vllm-command", "vllm 'serve"), "--vllm-command cannot be split into words: No closing quotation"),
+        (("--vllm-url", "127.0.0.1:8000"), "--vllm-url must be http://HOST:PORT"),
+        (("--vllm-url", "http://"), "--vllm-url must be http://HOST:PORT"),
+        (("--vllm-url", "http://host:port"), "--vllm-url must be http://HOST:PORT"),
+        (("--vllm-url", "unix:"), "--vllm-url must be http://HOST:PORT"),
+        ((*VLLM, "--max-calls", "0"), "argument --max-calls: '0' is not a number above zero"),
+        ((*VLLM, "--max-calls", "1.5"), "argument --max-calls: '1.5' is not a number above zero"),
+        ((*VLLM, "--grace", "nan"), "argument --grace: 'nan' is not a number above zero"),
+        ((*VLLM, "--grace", "inf"), "argument --grace: 'inf' is not a number above zero"),
+        ((*VLLM, "--log-level", "loud"), "argument --log-level"),
+    ],
+)
+def test_a_wrong_argument_is_one_clear_sentence(arguments, sentence, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse(arguments)
+    assert caught.value.code == 2
+    assert sentence in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_wrong_endpoint_is_told(capsys):
+    assert main([*VLLM, "--endpoint", "nonsense"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("weft worker: '--endpoint' must look like 'clusters/{cluster}/endpoints/{endpoint}'")
+    assert "Traceback" not in error
