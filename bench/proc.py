@@ -12,9 +12,13 @@ def cpu_ns(pid: int) -> int:
     """CPU time, user and system, of all threads that the process has and had, in nanoseconds.
 
     It reads the process's CPU-time clock, whose id is made as clock_getcpuclockid(3) makes it: /proc/PID/stat counts in
-    steps of 10 ms, and the times in /proc/PID/task forget the threads that have ended. Raises OSError if it is gone.
+    steps of 10 ms, and the times in /proc/PID/task forget the threads that have ended. Raises ProcessLookupError if it
+    is gone.
     """
-    return time.clock_gettime_ns((~pid << 3) | 2)
+    try:
+        return time.clock_gettime_ns((~pid << 3) | 2)
+    except OSError as error:
+        raise ProcessLookupError(f"process {pid}, which is measured, has ended") from error
 
 
 def own_memory(pid: int) -> int:
