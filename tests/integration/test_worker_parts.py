@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 from weft.session.v1 import frame_pb2
 
+from services.core.errors import Reason, ServiceError
 from services.sim.config import SimConfig
 from services.upstream.http import open_session
 from services.worker.launch import Launcher, free_port
@@ -28,7 +29,8 @@ class Reports:
 
     def __init__(self, url: str, http: aiohttp.ClientSession) -> None:
         self._seen: asyncio.Queue[frame_pb2.Report] = asyncio.Queue()
-        self.probe = Probe(http, url, interval=0.01, max_calls=7, changed=self._keep)
+        self.gone: list[ServiceError] = []
+        self.probe = Probe(http, url, interval=0.01, max_calls=7, changed=self._keep, gone=self.gone.append)
 
     def _keep(self, report: frame_pb2.Report) -> None:
         self._seen.put_nowait(frame_pb2.Report.FromString(report.SerializeToString()))
@@ -60,7 +62,9 @@ async def test_the_probe_tells_what_a_vllm_serves_and_how_it_is():
             await session.post(f"{url}/sim/faults", json={"refuse_health": True, "times": 3})
         report = await reports.until(frame_pb2.WORKER_STATE_UNHEALTHY)
         assert report.detail == f"vLLM at {url} answers its health check with 503"
+        assert reports.gone == [], "once is no finding"
         await reports.until(frame_pb2.WORKER_STATE_READY)
+        assert [error.reason for error in reports.gone] == [Reason.UPSTREAM_BROKEN]
 
 
 async def test_a_vllm_that_is_not_there_yet_is_starting():
