@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import time
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def _read_or_make(file: Path) -> str:
         return file.read_text().strip()
     except FileNotFoundError:
         pass
-    fresh = file.with_name(f"{file.name}.{os.getpid()}.new")
+    # Not named by the pid: in a container it is the same each time, and what a crash left would end every start.
+    fresh = file.with_name(f"{file.name}.{secrets.token_hex(8)}.new")
     descriptor = os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as out:
         out.write(new_key()[0] + "\n")

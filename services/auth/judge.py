@@ -9,6 +9,7 @@ from services.auth.keys import Key, judge, split
 from services.auth.store import KeyStore
 from services.core.errors import Reason, ServiceError
 from services.core.principal import Principal
+from services.rpc.authenticator import OWN_CREDENTIAL
 
 
 class Judge:
@@ -22,7 +23,11 @@ class Judge:
         """See `services.rpc.boundary.Authenticator`."""
         if credential is None:
             raise ServiceError(Reason.CREDENTIAL_MISSING)
-        return (await self.look_up(credential)).principal
+        try:
+            return (await self.look_up(credential)).principal
+        except ServiceError as error:
+            # Told apart from a refusal of the credential inside a request, which is somebody else's.
+            raise ServiceError(error.reason, error.message, param=OWN_CREDENTIAL) from error
 
     async def look_up(self, credential: str) -> Key:
         """The key, if it is good. Raises CREDENTIAL_INVALID, CREDENTIAL_EXPIRED or AUTH_UNAVAILABLE."""
@@ -30,6 +35,4 @@ class Judge:
         # Something that is no key takes the same way as an unknown one.
         identity, secret = parts if parts is not None else ("", credential)
         key = await self._store.find(identity)
-        judge(key, secret, self._clock())
-        assert key is not None
-        return key
+        return judge(key, secret, self._clock())

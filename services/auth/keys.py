@@ -19,8 +19,8 @@ _NOBODY: Final = hashlib.sha256(b"no key has this hash").digest()
 @dataclass(frozen=True, slots=True)
 class Key:
     """What is stored of a key. Times are seconds since 1970. The secret part is stored only as a hash: 256 random bits
-    need no salt,
-    and no slow function either."""
+    need no salt, and no slow function either.
+    """
 
     id: str
     digest: bytes = field(repr=False)
@@ -53,14 +53,21 @@ def digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
-def judge(key: Key | None, secret: str, now: float) -> Principal:
-    """Whose the key is. Raises CREDENTIAL_INVALID or CREDENTIAL_EXPIRED.
+def judge(key: Key | None, secret: str, now: float) -> Key:
+    """The key, if the secret is its own and it stands. Raises CREDENTIAL_INVALID or CREDENTIAL_EXPIRED.
 
     An unknown id is compared as well, so that the time taken does not tell which ids exist.
     """
     same = hmac.compare_digest(key.digest if key is not None else _NOBODY, digest(secret))
-    if key is None or not same or key.revoked_at is not None:
+    if not same:
+        raise ServiceError(Reason.CREDENTIAL_INVALID)
+    return standing(key, now)
+
+
+def standing(key: Key | None, now: float) -> Key:
+    """The key, if it is neither revoked nor expired. Raises CREDENTIAL_INVALID or CREDENTIAL_EXPIRED."""
+    if key is None or key.revoked_at is not None:
         raise ServiceError(Reason.CREDENTIAL_INVALID)
     if key.expires_at is not None and now >= key.expires_at:
         raise ServiceError(Reason.CREDENTIAL_EXPIRED)
-    return key.principal
+    return key

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
+from pathlib import Path
 from typing import Final
 
 from weft.auth.v1 import auth_pb2_grpc
 
-from services.auth import tokens
 from services.auth.bootstrap import ensure_keys
 from services.auth.config import AuthConfig
 from services.auth.judge import Judge
 from services.auth.servicer import ACCESS, SERVICE, AuthServicer
 from services.auth.store import KeyStore
+from services.auth.tokens import new_signing_key
 from services.core.errors import Reason, ServiceError
 from services.rpc.boundary import Boundary
 from services.rpc.server import GrpcServer
@@ -28,15 +30,19 @@ _RETRY: Final = 1.0
 
 async def serve(config: AuthConfig, process: Process) -> None:
     """Runs auth until it is asked to stop."""
-    store = KeyStore(open_database(config.database, process.home / "auth.db", setting="auth.database"))
+    file = process.home / "auth.db"
+    if not config.database:
+        _make_private(file)
+    store = KeyStore(open_database(config.database, file, setting="auth.database"))
     try:
-        await _reach(store, process.stopping)
+        if not await _reach(store, process.stopping):
+            return
         await ensure_keys(config.bootstrap_keys, store, process.home)
+        await _ensure_signing_key(store)
         judge = Judge(store)
         servicer = AuthServicer(
             store,
             judge,
-            await _signing_keys(store),
             max_age=config.max_age_s,
             token_life=config.session_token_life_s,
         )
@@ -57,21 +63,37 @@ async def serve(config: AuthConfig, process: Process) -> None:
         await store.close()
 
 
-async def _reach(store: KeyStore, stopping: asyncio.Event) -> None:
-    """Waits for a database that is not there yet: after a power cut, it may be the slower of the two to start."""
+def _make_private(file: Path) -> None:
+    """Before SQLite makes it by the umask: it holds the key that session tokens are signed with. SQLite gives its
+    journals the mode of the file.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    file.chmod(0o600)
+
+
+async def _reach(store: KeyStore, stopping: asyncio.Event) -> bool:
+    """Waits for a database that is not there yet: after a power cut, it may be the slower of the two to start. False
+    if auth is to stop before that.
+    """
+    said = ""
     while not stopping.is_set():
         try:
             await store.start()
-            return
+            return True
         except ServiceError as error:
             if error.reason is not Reason.AUTH_UNAVAILABLE:
                 raise
-            log.warning("%s (%s)", error, error.__cause__)
-        await asyncio.sleep(_RETRY)
+            if said != (said := str(error.__cause__)):
+                log.warning("%s (%s)", error, said)
+        try:
+            async with asyncio.timeout(_RETRY):
+                await stopping.wait()
+        except TimeoutError:
+            continue
+    return False
 
 
-async def _signing_keys(store: KeyStore) -> list[tokens.SigningKey]:
-    """Those of the store; a first one is made if there is none."""
+async def _ensure_signing_key(store: KeyStore) -> None:
     if not await store.signing_keys():
-        await store.add_signing_key(tokens.new_signing_key(), time.time())
-    return await store.signing_keys()
+        await store.add_signing_key(new_signing_key(), time.time())

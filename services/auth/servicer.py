@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from weft.auth.v1 import auth_pb2, auth_pb2_grpc
 
 from services.auth import tokens
 from services.auth.judge import Judge
-from services.auth.keys import Key, new_key
+from services.auth.keys import Key, new_key, standing
 from services.auth.messages import from_permissions, from_roles, to_key_proto, to_principal_proto
 from services.auth.store import KeyStore
 from services.core.errors import Reason, ServiceError
@@ -50,7 +51,6 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
         self,
         store: KeyStore,
         judge: Judge,
-        signing_keys: list[tokens.SigningKey],
         *,
         max_age: float,
         token_life: float,
@@ -58,8 +58,6 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
     ) -> None:
         self._store = store
         self._judge = judge
-        self._signing_keys = signing_keys
-        self._public_keys = {key.id: key.private.public_key() for key in signing_keys}
         self._max_age = max_age
         self._token_life = token_life
         self._clock = clock
@@ -80,27 +78,32 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
         self, request: auth_pb2.IssueSessionTokenRequest, context: Context
     ) -> auth_pb2.IssueSessionTokenResponse:
         """A token for a worker, by its key or by a token that is still good."""
+        signing_keys = await self._store.signing_keys()  # from the store, where another auth's may have come
         if tokens.looks_like_token(request.credential):
-            claims = verify(request.credential, self._public_keys)
-            principal, endpoint, instance = claims.principal, claims.endpoint, claims.instance
+            claims = verify(request.credential, {key.id: key.private.public_key() for key in signing_keys})
+            endpoint, instance = claims.endpoint, claims.instance
             if request.endpoint not in ("", endpoint) or request.instance not in ("", instance):
                 raise ServiceError(Reason.ACTION_FORBIDDEN, "A session token is renewed for its own endpoint alone.")
+            # By the key that it began with: else a worker whose key is revoked would renew for ever.
+            worker = standing(await self._store.find(claims.key), self._clock())
         else:
-            worker = (await self._judge.look_up(request.credential)).principal
-            principal, endpoint, instance = worker.name, request.endpoint, request.instance
-            self._check_worker(worker, endpoint, instance)
-        expires_at = self._clock() + self._token_life
+            worker = await self._judge.look_up(request.credential)
+            endpoint, instance = request.endpoint, request.instance
+        self._check_worker(worker.principal, endpoint, instance)
+        # Whole seconds, as the token holds them; and it does not outlive the key.
+        expires_at = int(min(self._clock() + self._token_life, worker.expires_at or math.inf))
         token = tokens.issue(
-            self._signing_keys[0], principal=principal, endpoint=endpoint, instance=instance, expires_at=expires_at
+            signing_keys[0], worker=worker, endpoint=endpoint, instance=instance, expires_at=expires_at
         )
         answer = auth_pb2.IssueSessionTokenResponse(token=token)
-        answer.expire_time.FromMilliseconds(int(expires_at * 1000))
+        answer.expire_time.FromSeconds(expires_at)
         return answer
 
     async def ListVerificationKeys(  # noqa: N802
         self, request: auth_pb2.ListVerificationKeysRequest, context: Context
     ) -> auth_pb2.ListVerificationKeysResponse:
         """The public keys, all on one page: there are few. From the store, where another auth's key may have come."""
+        page_size(request.page_size)
         signing_keys = await self._store.signing_keys()
         keys = [auth_pb2.VerificationKey(id=key.id, public_key=key.public_bytes) for key in signing_keys]
         return auth_pb2.ListVerificationKeysResponse(keys=keys)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.auth.keys import Key
@@ -52,11 +53,15 @@ class KeyStore:
         return [_to_key(row) for row in await self._read(query)]
 
     async def put(self, key: Key) -> None:
-        """Stores a key, in the place of one with the same id."""
+        """Stores a key, or changes the one with the same id; when that was made and revoked stays."""
+        row = _to_row(key)
+        changed = {name: value for name, value in row.items() if name not in ("id", "created_at", "revoked_at")}
         with explained(Reason.AUTH_UNAVAILABLE, _AWAY):
             async with self._engine.begin() as connection:
-                await connection.execute(sa.delete(keys).where(keys.c.id == key.id))
-                await connection.execute(sa.insert(keys).values(**_to_row(key)))
+                # In one statement: of two auths that put the same key at once, neither may fail.
+                insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+                upsert = insert(keys).values(**row).on_conflict_do_update(index_elements=[keys.c.id], set_=changed)
+                await connection.execute(upsert)
 
     async def revoke(self, identity: str, now: float) -> Key | None:
         """Revokes a key, and gives it as it is then; the moment of an earlier revocation stays."""

@@ -10,7 +10,7 @@ import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from services.core.errors import Reason, ServiceError
+from services.auth.keys import Key
 from services.rpc.session_token import ALGORITHM, AUDIENCE
 
 _LOOKS: Final = "eyJ"
@@ -51,22 +51,15 @@ def looks_like_token(credential: str) -> bool:
     return credential.startswith(_LOOKS)
 
 
-def issue(key: SigningKey, *, principal: str, endpoint: str, instance: str, expires_at: float) -> str:
-    """A token for one instance of a worker at one endpoint."""
+def issue(key: SigningKey, *, worker: Key, endpoint: str, instance: str, expires_at: float) -> str:
+    """A token for one instance of a worker at one endpoint, by the worker's API key."""
     claims = {
-        "sub": principal,
+        "sub": worker.principal.name,
         "aud": AUDIENCE,
         "exp": int(expires_at),
         "endpoint": endpoint,
         "instance": instance,
+        "key": worker.id,
         "jti": secrets.token_hex(8),
     }
     return jwt.encode(claims, key.private, algorithm=ALGORITHM, headers={"kid": key.id})
-
-
-def key_id_of(token: str) -> str:
-    """The id of the key that a token says it is signed with. Raises CREDENTIAL_INVALID."""
-    try:
-        return str(jwt.get_unverified_header(token).get("kid", ""))
-    except jwt.PyJWTError as error:
-        raise ServiceError(Reason.CREDENTIAL_INVALID) from error

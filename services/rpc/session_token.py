@@ -15,7 +15,6 @@ from weft.auth.v1 import auth_pb2, auth_pb2_grpc
 
 from services.core.errors import Reason, ServiceError
 from services.rpc.channel import bearer
-from services.rpc.errors import from_rpc_error
 
 AUDIENCE: Final = "weft-session"
 ALGORITHM: Final = "EdDSA"
@@ -24,15 +23,19 @@ _TIMEOUT: Final = 5.0
 _REFETCH: Final = 5.0
 """Seconds between two fetches because of an unknown key: tokens with invented ids must not become a flood for auth."""
 
+_RETRY: Final = 1.0
+"""Seconds between two fetches when auth does not answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class SessionClaims:
-    """Who may speak for what. `expires_at` is in seconds since 1970."""
+    """Who may speak for what, until when (seconds since 1970), and by which API key (its id)."""
 
     endpoint: str
     instance: str
     principal: str
     expires_at: float
+    key: str = ""
 
 
 def verify(token: str, keys: Mapping[str, Ed25519PublicKey]) -> SessionClaims:
@@ -43,7 +46,7 @@ def verify(token: str, keys: Mapping[str, Ed25519PublicKey]) -> SessionClaims:
         claims: dict[str, Any] = jwt.decode(
             token, key, algorithms=[ALGORITHM], audience=AUDIENCE, options={"require": ["exp", "sub", "aud"]}
         )
-        return SessionClaims(claims["endpoint"], claims["instance"], claims["sub"], float(claims["exp"]))
+        return SessionClaims(claims["endpoint"], claims["instance"], claims["sub"], float(claims["exp"]), claims["key"])
     except jwt.ExpiredSignatureError as error:
         raise ServiceError(Reason.CREDENTIAL_EXPIRED, "The session token has expired; enrol again.") from error
     except (jwt.PyJWTError, KeyError) as error:
@@ -68,7 +71,8 @@ class SessionTokenVerifier:
         self._service_key = service_key
         self._clock = clock
         self._keys: dict[str, Ed25519PublicKey] = {}
-        self._fetched_at = float("-inf")
+        self._fetch_again_at = float("-inf")
+        self._away = False
         self._fetching = asyncio.Lock()
 
     async def verify(self, token: str) -> SessionClaims:
@@ -83,13 +87,18 @@ class SessionTokenVerifier:
 
     async def _fetch(self) -> None:
         async with self._fetching:
-            if self._clock() - self._fetched_at < _REFETCH:
+            if self._clock() < self._fetch_again_at:
+                if self._away:
+                    raise ServiceError(Reason.AUTH_UNAVAILABLE, retry_after=_RETRY)
                 return
             try:
                 answer = await self._auth.ListVerificationKeys(
                     auth_pb2.ListVerificationKeysRequest(), metadata=bearer(self._service_key()), timeout=_TIMEOUT
                 )
-            except grpc.RpcError as error:
-                raise from_rpc_error(error, unavailable=Reason.AUTH_UNAVAILABLE) from error
-            self._fetched_at = self._clock()
+            except (grpc.RpcError, OSError) as error:
+                # Those who waited for this need not wait for auth one after another.
+                self._away, self._fetch_again_at = True, self._clock() + _RETRY
+                # Whatever auth said, our own key refused included: it was not about the worker's token.
+                raise ServiceError(Reason.AUTH_UNAVAILABLE, retry_after=_RETRY) from error
+            self._away, self._fetch_again_at = False, self._clock() + _REFETCH
             self._keys = {key.id: Ed25519PublicKey.from_public_bytes(key.public_key) for key in answer.keys}

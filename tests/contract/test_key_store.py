@@ -1,0 +1,187 @@
+"""What auth's store promises, on each database."""
+
+import asyncio
+import os
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from services.auth.bootstrap import ensure_keys
+from services.auth.config import DEFAULT_KEYS, BootstrapKey
+from services.auth.keys import Key, digest, split
+from services.auth.store import HEAD, KeyStore
+from services.auth.tables import VERSION_TABLE, metadata
+from services.auth.tokens import new_signing_key
+from services.core.errors import Reason, ServiceError
+from services.core.principal import Permissions, Principal, Role
+from services.runtime.database import open_database
+from tests.testing.parts import requires_part
+from tests.testing.postgresql import Postgresql
+
+OpenStore = Callable[[], Awaitable[KeyStore]]
+
+ADA = Principal("users/ada", frozenset({Role.USER, Role.ADMIN}), Permissions(("*",), ("secret/*",), ("clusters/a/*",)))
+
+
+def key(identity: str, principal: Principal = ADA) -> Key:
+    return Key(identity, digest(identity), principal, "for tests", 1000.25, expires_at=2000.5)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=requires_part("postgresql"))])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/auth.db"
+    postgresql_url: str = request.getfixturevalue("postgresql_url")
+    return postgresql_url
+
+
+@pytest.fixture
+async def open_store(url: str, tmp_path: Path) -> AsyncIterator[OpenStore]:
+    """Opens the same database as often as it is called."""
+    stores: list[KeyStore] = []
+
+    async def open_one() -> KeyStore:
+        stores.append(KeyStore(open_database(url, tmp_path / "auth.db", setting="auth.database")))
+        await stores[-1].start()
+        return stores[-1]
+
+    yield open_one
+    for store in stores:
+        await store.close()
+
+
+@pytest.fixture
+async def store(open_store: OpenStore) -> KeyStore:
+    return await open_store()
+
+
+async def test_a_key_comes_back_as_it_was(store: KeyStore, open_store: OpenStore) -> None:
+    await store.put(key("aa"))
+    assert await store.find("aa") == key("aa")
+    assert await (await open_store()).find("aa") == key("aa"), "to another auth too"
+    assert await store.find("bb") is None
+    assert await store.find("") is None
+
+
+async def test_putting_again_changes_grants_but_not_its_history(store: KeyStore) -> None:
+    await store.put(key("aa"))
+    await store.revoke("aa", 1500.0)
+    other = Principal("services/s", frozenset({Role.SERVICE}))
+    await store.put(replace(key("aa", other), created_at=1.0, revoked_at=None))
+    found = await store.find("aa")
+    assert found is not None
+    assert (found.principal, found.created_at, found.revoked_at) == (other, 1000.25, 1500.0)
+
+
+async def test_revoking_lasts_and_keeps_its_first_moment(store: KeyStore) -> None:
+    await store.put(key("aa"))
+    assert await store.revoke("aa", 1500.0) == replace(key("aa"), revoked_at=1500.0)
+    assert await store.revoke("aa", 1600.0) == replace(key("aa"), revoked_at=1500.0)
+    assert await store.revoke("bb", 1500.0) is None
+
+
+async def test_pages_are_in_the_order_of_ids(store: KeyStore) -> None:
+    ids = ["0a", "a0", "a-", "b1", "ff"]
+    for identity in reversed(ids):
+        await store.put(key(identity, ADA if identity != "b1" else Principal("users/bob")))
+    assert [found.id for found in await store.page(limit=10)] == sorted(ids)
+    assert [found.id for found in await store.page(after="a-", limit=2)] == ["a0", "b1"]
+    assert [found.id for found in await store.page(limit=10, principal="users/bob")] == ["b1"]
+    assert await store.page(after="ff", limit=10) == []
+
+
+async def test_the_newest_signing_key_is_first_and_old_ones_stay(store: KeyStore, open_store: OpenStore) -> None:
+    old, fresh = new_signing_key(), new_signing_key()
+    await store.add_signing_key(old, 1.0)
+    await store.add_signing_key(fresh, 2.0)
+    kept = await (await open_store()).signing_keys()
+    assert [(one.id, one.public_bytes) for one in kept] == [(one.id, one.public_bytes) for one in (fresh, old)]
+
+
+async def test_the_migrations_make_what_the_tables_say(store: KeyStore, url: str, tmp_path: Path) -> None:
+    engine = open_database(url, tmp_path / "auth.db", setting="auth.database")
+
+    def differences(connection: sa.Connection) -> list[object]:
+        from alembic.autogenerate import compare_metadata
+        from alembic.migration import MigrationContext
+
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        assert context.get_current_revision() == HEAD
+        return list(compare_metadata(context, metadata))
+
+    async with engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+    await engine.dispose()
+
+
+async def test_several_that_start_at_once_agree(open_store: OpenStore, tmp_path: Path) -> None:
+    stores = await asyncio.gather(*(open_store() for _ in range(4)))
+    await asyncio.gather(*(ensure_keys(DEFAULT_KEYS, store, tmp_path) for store in stores))
+    for wanted in DEFAULT_KEYS:
+        file = tmp_path / wanted.file
+        parts = split(file.read_text().strip())
+        assert parts is not None
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        found = [await store.find(parts[0]) for store in stores]
+        assert found[0] is not None
+        assert (found[0].digest, found[0].principal.name) == (digest(parts[1]), wanted.principal)
+        assert found == [found[0]] * len(stores)
+    assert len(await stores[0].page(limit=10)) == len(DEFAULT_KEYS), "no key but those in the files"
+    assert {name for name in os.listdir(tmp_path) if ".key" in name} == {one.file for one in DEFAULT_KEYS}
+
+
+async def test_the_configuration_decides_what_a_bootstrap_key_may(store: KeyStore, tmp_path: Path) -> None:
+    await ensure_keys((BootstrapKey("a.key", "users/a"),), store, tmp_path)
+    text = (tmp_path / "a.key").read_text()
+    await ensure_keys((BootstrapKey("a.key", "users/b", roles=("admin",), allow_models=("m",)),), store, tmp_path)
+    assert (tmp_path / "a.key").read_text() == text
+    (found,) = await store.page(limit=10)
+    assert found.principal == Principal("users/b", frozenset({Role.ADMIN}), Permissions(("m",)))
+
+
+async def test_a_key_in_a_file_is_taken_into_an_empty_database(store: KeyStore, tmp_path: Path) -> None:
+    (tmp_path / "a.key").write_text("weft_0123456789ab_" + "s" * 43 + "\n")
+    await ensure_keys((BootstrapKey("a.key", "users/a"),), store, tmp_path)
+    found = await store.find("0123456789ab")
+    assert found is not None
+    assert found.digest == digest("s" * 43)
+
+
+async def test_a_revoked_bootstrap_key_stays_revoked(store: KeyStore, tmp_path: Path) -> None:
+    await ensure_keys((BootstrapKey("a.key", "users/a"),), store, tmp_path)
+    (made,) = await store.page(limit=10)
+    await store.revoke(made.id, 1500.0)
+    await ensure_keys((BootstrapKey("a.key", "users/other"),), store, tmp_path)
+    (found,) = await store.page(limit=10)
+    assert found.revoked_at == 1500.0
+
+
+@pytest.mark.parametrize(
+    ("wanted", "word"), [(BootstrapKey("bad.key", "users/a"), "bad.key"), (BootstrapKey("a.key", "u", "", ("x",)), "x")]
+)
+async def test_a_wrong_file_or_role_is_told(store: KeyStore, tmp_path: Path, wanted: BootstrapKey, word: str) -> None:
+    (tmp_path / "bad.key").write_text("not a key, but perhaps a secret")
+    with pytest.raises(ServiceError, match=word) as caught:
+        await ensure_keys((wanted,), store, tmp_path)
+    assert caught.value.reason is Reason.ARGUMENT_INVALID
+    assert "secret" not in str(caught.value)
+
+
+@requires_part("postgresql")
+async def test_a_database_that_stops_is_told_and_found_again(postgresql: Postgresql, postgresql_url: str) -> None:
+    store = KeyStore(open_database(postgresql_url, Path("unused"), setting="auth.database"))
+    await store.start()
+    await store.put(key("aa"))
+    postgresql.stop()
+    try:
+        with pytest.raises(ServiceError) as caught:
+            await store.find("aa")
+        assert caught.value.reason is Reason.AUTH_UNAVAILABLE
+    finally:
+        postgresql.start()
+    assert await store.find("aa") == key("aa")
+    await store.close()
