@@ -47,14 +47,12 @@ async def test_a_client_that_leaves_before_the_first_byte(twins: Twins, measured
 async def test_a_client_that_leaves_while_it_waits_for_a_worker(twins: Twins) -> None:
     for sim in twins.sims:
         await sim.kill()
-    await twins.mesh.until(twins.ask, lambda ending: ending != WHOLE, "no worker can answer")
     calls = [Call(twins.mesh, stream=stream, tokens=LONG) for stream in (True, False)]
     await twins.mesh.until(lambda: open_calls(twins), lambda now: now == 2, "both wait")
     for call in calls:
         await call.leave()
     await twins.mesh.until(lambda: open_calls(twins), lambda now: now == 0, "none waits")
-    await twins.restore()
-    assert await generated(twins) == 0
+    await twins.restore()  # which fails if anything is computed now that vLLM is back
 
 
 async def test_leaving_disturbs_no_other(twins: Twins) -> None:

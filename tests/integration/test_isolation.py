@@ -3,6 +3,7 @@
 import asyncio
 import json
 import resource
+import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ import pytest
 
 from bench.load import StreamsResult, Target, paced_streams
 from tests.integration.conftest import Measured
+from tests.testing.calls import WHOLE, Call
 from tests.testing.mesh import Mesh, MeshOptions, hold, let_go
 from tests.testing.simulator import Simulator
 from tests.testing.up import Up
@@ -136,9 +138,9 @@ def assert_intact(result: StreamsResult) -> None:
 async def test_2000_streams_at_once(tmp_path: Path, measured: Measured) -> None:
     async with started(tmp_path / "home", MeshOptions(workers=0, worker=("--max-calls", "4096")), *PACED) as site:
         target = Target(site.mesh.url, "sim-model", site.mesh.key)
-        result = await paced_streams(target, streams=MANY, tokens=20, ramp_s=2.0)
+        result = await paced_streams(target, streams=MANY, tokens=12, ramp_s=2.0)
         assert_intact(result)
-        measured("2,000 streams of 5 s, separate processes", result.seconds)
+        measured("2,000 streams of 3 s, separate processes", result.seconds)
         assert await site.sim.running_calls() == 0
 
 
@@ -149,11 +151,15 @@ async def test_2000_streams_at_once_in_one_process(tmp_path: Path, measured: Mea
         sim.launch()
         await up.begin()
         target = Target(up.url, "sim-model", up.key)
-        result = await paced_streams(target, streams=MANY, tokens=20, ramp_s=2.0)
+        result = await paced_streams(target, streams=MANY, tokens=12, ramp_s=2.0)
         assert_intact(result)
-        measured("2,000 streams of 5 s, one process", result.seconds)
+        measured("2,000 streams of 3 s, one process", result.seconds)
         assert await sim.running_calls() == 0
-        assert await up.terminate() == 0
+        stream = Call(up, stream=True, tokens=12)
+        await stream.begun()
+        up.send(signal.SIGINT)
+        assert await stream.ending() == WHOLE
+        assert await up.ended() == 0
     finally:
         up.clear_away()
         sim.clear_away()

@@ -18,6 +18,8 @@ from tests.testing.twins import Twins
 FAR = "clusters/far/endpoints/sim"
 REMOTE = "clusters/cloud/endpoints/remote"
 KEY = "sk-remote"
+LONG = 30_000
+"""Tokens of an answer that outlives its test."""
 
 
 class Sites:
@@ -83,9 +85,10 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
 
 
 async def test_two_workers_share_the_load(twins: Twins) -> None:
-    calls = [Call(twins.mesh, stream=True, tokens=100) for _ in range(20)]
+    calls = [Call(twins.mesh, stream=True, tokens=LONG) for _ in range(20)]
     assert await twins.mesh.until(twins.computing, lambda now: sum(now) == 20, "20 calls are computed") == [10, 10]
-    assert [await call.ending() for call in calls] == [WHOLE] * 20
+    for call in calls:
+        await call.leave()
 
 
 async def test_a_new_worker_is_used_and_one_that_leaves_is_not(sites: Sites) -> None:

@@ -35,13 +35,15 @@ class Twins:
 
     async def restore(self) -> None:
         """Starts what the last test left dead, and waits until all are ready and nothing is computed."""
-        for part in (*self.sims, *self.mesh.parts):
-            if not part.running:
-                await part.start()
+        dead = [part for part in (*self.sims, *self.mesh.parts) if not part.running]
+        for part in dead:
+            await part.start()
         for sim in self.sims:
             await self.mesh.until(sim.answers, bool, f"{sim.name} answers")
             await sim.forgive()
         await self.until_ready(2)
+        for place in range(len(self.sims)) if dead else ():
+            await self.until_used(place)
         await self.until_idle()
 
     def clear_away(self) -> None:
