@@ -47,6 +47,7 @@ class AppSettings:
     """Sizes in bytes."""
 
     max_body: int
+    max_arriving: int
     call_window: int
     window_budget: int
 
@@ -59,6 +60,7 @@ class App:
         self._ready = ready
         self._settings = settings
         self._answers: set[Answer] = set()
+        self._arriving = 0
         OPEN_CALLS.set_function(lambda: len(self._answers))
 
     def end_calls(self) -> None:
@@ -98,6 +100,8 @@ class App:
     async def _call(
         self, route: Route, scope: Scope, headers: Headers, receive: Receive, send: Send, request_id: bytes
     ) -> int:
+        if not any(name == "authorization" for name, _ in headers):
+            raise ServiceError(Reason.CREDENTIAL_MISSING)  # before a body of any size is read
         body = await self._body(scope, receive) if route.method == "POST" else b""
         if body is None:
             return 499
@@ -130,15 +134,21 @@ class App:
         pieces: list[bytes] = []
         size = 0
         more = True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            pieces.append(message["body"])
-            size += len(message["body"])
-            if size > limit:
-                raise _too_large(limit)
-            more = message["more_body"]
+        try:
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                pieces.append(message["body"])
+                size += len(message["body"])
+                self._arriving += len(message["body"])
+                if size > limit:
+                    raise _too_large(limit)
+                if self._arriving > self._settings.max_arriving:
+                    raise ServiceError(Reason.OVERLOADED, retry_after=1.0)
+                more = message["more_body"]
+        finally:
+            self._arriving -= size
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _window(self) -> int:

@@ -14,6 +14,8 @@ class FacadeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     wait_for_router_s: float = 3.0
     """How long a call waits for a router that is away, as during a restart."""
     max_body_bytes: int = 32 * 1024 * 1024
+    max_arriving_bytes: int = 512 * 1024 * 1024
+    """Bodies of all requests that are still arriving: whose they are is judged only when they are whole."""
     max_header_bytes: int = 64 * 1024
     header_timeout_s: float = 10.0
     """From the first byte of a request, or from the connection, to the end of its headers."""

@@ -34,9 +34,13 @@ async def serve_http(
     config: FacadeConfig, process: Process, inference: Inference, ready: Callable[[], Awaitable[bool]]
 ) -> None:
     """Runs the facade in front of any inference, such as a router in the same process, until it is asked to stop."""
-    app = App(
-        inference, ready, AppSettings(config.max_body_bytes, config.call_window_bytes, config.window_budget_bytes)
+    settings = AppSettings(
+        max_body=config.max_body_bytes,
+        max_arriving=config.max_arriving_bytes,
+        call_window=config.call_window_bytes,
+        window_budget=config.window_budget_bytes,
     )
+    app = App(inference, ready, settings)
     guard = GuardSettings(config.header_timeout_s, config.body_timeout_s, config.max_header_bytes)
     listener = listen(config.host, config.port)
     server = _Server(

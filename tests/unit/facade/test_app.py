@@ -15,7 +15,7 @@ from services.facade.app import App, AppSettings
 from services.facade.guard import CONNECTION
 
 CHAT = "/v1/chat/completions"
-SETTINGS = AppSettings(max_body=1000, call_window=256 * 1024, window_budget=1024 * 1024)
+SETTINGS = AppSettings(max_body=1000, max_arriving=3000, call_window=256 * 1024, window_budget=1024 * 1024)
 
 
 class Mesh:
@@ -83,7 +83,14 @@ WELL = (Head(200, (("content-type", "application/json"),)), b"{}")
 
 
 async def ask(
-    mesh: Mesh, path: str = CHAT, *, method: str = "POST", headers: Any = (), ready: bool = True, pieces: Any = (b"{}",)
+    mesh: Mesh,
+    path: str = CHAT,
+    *,
+    method: str = "POST",
+    headers: Any = (),
+    keyed: bool = True,
+    ready: bool = True,
+    pieces: Any = (b"{}",),
 ) -> Answered:
     app, answered = App(mesh, lambda: _soon(ready), SETTINGS), Answered()
     messages = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
@@ -94,6 +101,8 @@ async def ask(
     async def receive() -> dict[str, Any]:
         return messages.pop(0)
 
+    if keyed and not any(name in (b"authorization", b"x-api-key") for name, _ in headers):
+        headers = [*headers, (b"authorization", b"Bearer key")]
     await app(_scope(path, method, headers), receive, answered.send)
     return answered
 
@@ -182,6 +191,38 @@ async def test_bodies_over_the_limit(pieces: Any) -> None:
     mesh = Mesh(WELL)
     assert (await ask(mesh, pieces=pieces)).status == 413
     assert not mesh.requests
+
+
+async def test_without_a_key_no_body_is_read() -> None:
+    mesh = Mesh(WELL)
+    assert (await ask(mesh, keyed=False, pieces=(b"x" * 1001,))).status == 401
+    assert not mesh.requests
+
+
+async def test_bodies_that_arrive_are_bounded_together() -> None:
+    mesh = Mesh(WELL)
+    app = App(mesh, lambda: _soon(True), AppSettings(1000, 1500, 1024, 1024))
+    rest = asyncio.get_running_loop().create_future()
+    first, second, third = Answered(), Answered(), Answered()
+
+    async def request(answered: Answered, *, whole: asyncio.Future[None] | None) -> None:
+        messages = [{"type": "http.request", "body": b"x" * 900, "more_body": whole is not None}]
+
+        async def receive() -> dict[str, Any]:
+            if not messages and whole is not None:
+                await whole
+                return {"type": "http.request", "body": b"", "more_body": False}
+            return messages.pop(0)
+
+        await app(_scope(CHAT, headers=[(b"authorization", b"Bearer key")]), receive, answered.send)
+
+    arriving = asyncio.ensure_future(request(first, whole=rest))
+    await asyncio.sleep(0)
+    await request(second, whole=None)
+    rest.set_result(None)
+    await arriving
+    await request(third, whole=None)
+    assert (first.status, second.status, third.status) == (200, 503, 200)
 
 
 async def test_a_body_in_pieces() -> None:
