@@ -14,6 +14,7 @@ from services.core.names import endpoint_name
 from services.core.principal import Role
 from services.router.backends.session import Sessions
 from services.router.roster import Roster
+from services.rpc.authenticator import OWN_CREDENTIAL
 from services.rpc.boundary import Access, Open
 from services.rpc.channel import bearer, credential_of
 from services.rpc.errors import from_rpc_error
@@ -98,7 +99,10 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
                 request, metadata=bearer(self._service_key()), timeout=_AUTH_TIMEOUT
             )
         except grpc.RpcError as error:
-            raise from_rpc_error(error, unavailable=Reason.AUTH_UNAVAILABLE) from error
+            why = from_rpc_error(error, unavailable=Reason.AUTH_UNAVAILABLE)
+            if why.param == OWN_CREDENTIAL:  # It is our key that auth refuses, not the worker's.
+                why = ServiceError(Reason.AUTH_UNAVAILABLE)
+            raise why from error
 
 
 def _credential(context: Context) -> str:

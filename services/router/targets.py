@@ -43,17 +43,20 @@ class Target:
     closed: str = ""
 
 
+Pinned = tuple[str, str, str]
+"""A model, a cluster and a framework; the last two may be empty, which means any."""
+
+
 @dataclass(frozen=True, slots=True)
 class TargetIndex:
-    """Targets by public model name.
+    """Targets by public model name: `by_route` what a name leads to, `by_endpoint` what endpoints serve under it
+    themselves, which is what a call pinned to a cluster means.
 
-    `by_route` holds what a model's name leads to; `by_endpoint` what endpoints serve under it themselves, which is what
-    a call pinned to a cluster means. A name without a target is a model that exists and that no server serves at
-    present.
+    A name without a target is a model that exists and that no server serves at present.
     """
 
     by_route: Mapping[str, tuple[Target, ...]]
-    by_endpoint: Mapping[str, tuple[Target, ...]]
+    by_endpoint: Mapping[Pinned, tuple[Target, ...]]
 
     def find(self, model: str, cluster: str, framework: str) -> tuple[Target, ...] | None:
         """The targets of a model, of one cluster and framework where those are not empty; None if the model is unknown
@@ -61,12 +64,7 @@ class TargetIndex:
         """
         if not cluster and not framework:
             return self.by_route.get(model)
-        targets = self.by_endpoint.get(model)
-        if targets is None:
-            return None
-        return tuple(
-            target for target in targets if cluster in ("", target.cluster) and framework in ("", target.framework)
-        )
+        return self.by_endpoint.get((model, cluster, framework))
 
 
 def build_index(
@@ -75,23 +73,29 @@ def build_index(
     """Joins what exists with what is there. `remembered` are the models that workers of an endpoint, by its name,
     served before.
     """
-    own: dict[str, list[Target]] = {}
+    own: dict[Pinned, list[Target]] = {}
     for endpoint in catalogue.endpoints.values():
-        for binding in endpoint.models:
-            own.setdefault(binding.model, [])
-        if not endpoint.models:
-            for model in remembered.get(endpoint.name, ()):
-                own.setdefault(model, [])
+        for model in [binding.model for binding in endpoint.models] or remembered.get(endpoint.name, ()):
+            for key in _keys(model, endpoint):
+                own.setdefault(key, [])
     for server in servers:
-        endpoint_or_none = catalogue.endpoints.get(server.endpoint)
-        if endpoint_or_none is not None:
-            for model, target in _targets_of(server, endpoint_or_none, _closed(catalogue, endpoint_or_none)):
-                own.setdefault(model, []).append(target)
-    by_endpoint = {model: tuple(targets) for model, targets in own.items()}
-    by_route = dict(by_endpoint)
+        served_by = catalogue.endpoints.get(server.endpoint)
+        if served_by is not None:
+            for model, target in _targets_of(server, served_by, _closed(catalogue, served_by)):
+                for key in _keys(model, served_by):
+                    own.setdefault(key, []).append(target)
+    by_endpoint = {key: tuple(targets) for key, targets in own.items()}
+    by_route = {model: targets for (model, *pin), targets in by_endpoint.items() if pin == ["", ""]}
+    by_name = dict(by_route)
     for route in catalogue.routes.values():
-        by_route[route.model] = tuple(_targets_of_route(route, by_endpoint))
+        by_route[route.model] = tuple(_targets_of_route(route, by_name))
     return TargetIndex(by_route, by_endpoint)
+
+
+def _keys(model: str, endpoint: Endpoint) -> set[Pinned]:
+    """All the ways to ask for a model so that this endpoint may answer."""
+    cluster = endpoint_name(endpoint.name).cluster
+    return {(model, place, framework) for place in ("", cluster) for framework in ("", endpoint.framework)}
 
 
 def _targets_of(server: Server, endpoint: Endpoint, closed: str) -> Iterable[tuple[str, Target]]:
@@ -105,9 +109,9 @@ def _targets_of(server: Server, endpoint: Endpoint, closed: str) -> Iterable[tup
             yield binding.model, Target(server, cluster, endpoint.framework, served, closed)
 
 
-def _targets_of_route(route: Route, by_endpoint: Mapping[str, tuple[Target, ...]]) -> Iterable[Target]:
+def _targets_of_route(route: Route, by_name: Mapping[str, tuple[Target, ...]]) -> Iterable[Target]:
     for wanted in route.targets:
-        for target in by_endpoint.get(wanted.model or route.model, ()):
+        for target in by_name.get(wanted.model or route.model, ()):
             if target.server.endpoint == wanted.endpoint:
                 yield target
 

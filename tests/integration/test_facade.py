@@ -105,7 +105,7 @@ async def test_a_clients_credentials_stay_in_the_mesh(start_mesh: StartMesh) -> 
     [
         ("/resource_server", 200),
         ("/resource_server/local/vllm", 200),
-        ("/resource_server/elsewhere/vllm", 503),
+        ("/resource_server/elsewhere/vllm", 404),
     ],
 )
 async def test_firsts_urls(mesh: Mesh, prefix: str, status: int) -> None:

@@ -137,7 +137,7 @@ async def test_the_order_of_refusals(setting, first):
         ({"body": b'{"model":"a","\\u006dodel":"b"}'}, Reason.DUPLICATE_KEY),
         ({"body": b'{"model":"\\ud800"}'}, Reason.FIELD_INVALID),
         ({"body": b"{}"}, Reason.MODEL_REQUIRED),
-        ({"cluster": "two"}, Reason.NO_WORKER),
+        ({"cluster": "two"}, Reason.MODEL_NOT_FOUND),
     ],
 )
 async def test_refusals(setting, wrong, reason):
