@@ -15,6 +15,7 @@ from services.facade.app import App, AppSettings
 from services.facade.guard import CONNECTION
 
 CHAT = "/v1/chat/completions"
+KEYED = ((b"authorization", b"Bearer key"),)
 SETTINGS = AppSettings(max_body=1000, max_arriving=3000, call_window=256 * 1024, window_budget=1024 * 1024)
 
 
@@ -102,12 +103,12 @@ async def ask(
         return messages.pop(0)
 
     if keyed and not any(name in (b"authorization", b"x-api-key") for name, _ in headers):
-        headers = [*headers, (b"authorization", b"Bearer key")]
+        headers = [*headers, *KEYED]
     await app(_scope(path, method, headers), receive, answered.send)
     return answered
 
 
-def _scope(path: str, method: str = "POST", headers: Any = ()) -> dict[str, Any]:
+def _scope(path: str, method: str = "POST", headers: Any = KEYED) -> dict[str, Any]:
     extensions = {CONNECTION: Connection()}
     return {"method": method, "path": path, "scheme": "http", "headers": list(headers), "extensions": extensions}
 
@@ -214,7 +215,7 @@ async def test_bodies_that_arrive_are_bounded_together() -> None:
                 return {"type": "http.request", "body": b"", "more_body": False}
             return messages.pop(0)
 
-        await app(_scope(CHAT, headers=[(b"authorization", b"Bearer key")]), receive, answered.send)
+        await app(_scope(CHAT), receive, answered.send)
 
     arriving = asyncio.ensure_future(request(first, whole=rest))
     await asyncio.sleep(0)
