@@ -72,9 +72,13 @@ class HttpInference:
 
     async def close(self) -> None:
         """Ends the calls that are open, and closes the connections."""
-        for exchange in list(self._exchanges):
-            exchange.fail(ServiceError(Reason.SHUTTING_DOWN))
+        self.end_calls(ServiceError(Reason.SHUTTING_DOWN))
         await self.retire()
+
+    def end_calls(self, error: ServiceError) -> None:
+        """Ends the calls that are open with an error."""
+        for exchange in list(self._exchanges):
+            exchange.fail(error)
 
     async def retire(self) -> None:
         """Lets the calls that are open finish, within their bounds, and closes the connections."""

@@ -39,7 +39,12 @@ async def serve(config: WorkerConfig, stopping: asyncio.Event) -> None:
             attachment.send_report()
 
     probe = Probe(
-        http, config.vllm_url, interval=config.report_interval, max_calls=config.max_calls, changed=tell_routers
+        http,
+        config.vllm_url,
+        interval=config.report_interval,
+        max_calls=config.max_calls,
+        changed=tell_routers,
+        gone=vllm.end_calls,
     )
     instance = secrets.token_hex(8)
     attachments += [

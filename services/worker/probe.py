@@ -11,6 +11,7 @@ import aiohttp
 import msgspec
 from weft.session.v1 import frame_pb2
 
+from services.core.errors import Reason, ServiceError
 from services.upstream.http import base_of
 from services.worker.load import parse_load
 
@@ -18,10 +19,18 @@ log = logging.getLogger(__name__)
 
 _STARTING_INTERVAL = 0.1
 _MODELS_EVERY = 15
+_GONE_AFTER = 2
+"""Looks in a row that found nobody listening, or an engine that is dead. Silence is no such finding: a vLLM that is
+short of processor time still has its calls.
+"""
 
 
 class Probe:
-    """Keeps `report` current, and calls `changed` after each look. `max_calls` is what the worker takes at once."""
+    """Keeps `report` current, and calls `changed` after each look. `max_calls` is what the worker takes at once.
+
+    `gone` is called, with the error for the calls that are open, when vLLM has gone: told to stop, it closes its port
+    at once, and may keep the connections that it has open, and silent, for minutes.
+    """
 
     def __init__(
         self,
@@ -31,13 +40,16 @@ class Probe:
         interval: float,
         max_calls: int,
         changed: Callable[[frame_pb2.Report], None],
+        gone: Callable[[ServiceError], None],
     ) -> None:
         self._session = session
         self._base = base_of(url)
         self._url = url
         self._interval = interval
         self._changed = changed
+        self._gone = gone
         self._looks = 0
+        self._absences = 0
         self.report = frame_pb2.Report(
             state=frame_pb2.WORKER_STATE_STARTING,
             detail=f"waiting for vLLM at {url} to answer",
@@ -60,7 +72,9 @@ class Probe:
         try:
             if (status := await self._status("/health")) != 200:
                 self._unwell(f"vLLM at {self._url} answers its health check with {status}")
+                self._missed()
                 return
+            self._absences = 0
             if not ready or self._looks % _MODELS_EVERY == 0:
                 models = await self._models()
                 del self.report.models[:]
@@ -68,6 +82,8 @@ class Probe:
             self.report.load.CopyFrom(parse_load(await self._text("/metrics")))
         except (aiohttp.ClientError, OSError, msgspec.MsgspecError, ValueError, KeyError, TypeError) as error:
             self._unwell(f"vLLM at {self._url} does not answer: {error or type(error).__name__}")
+            if _nobody_listens(error):
+                self._missed()
             return
         self._looks += 1
         self.report.state = frame_pb2.WORKER_STATE_READY
@@ -77,6 +93,11 @@ class Probe:
         if self.report.state == frame_pb2.WORKER_STATE_READY:
             self.report.state = frame_pb2.WORKER_STATE_UNHEALTHY
         self.report.detail = detail
+
+    def _missed(self) -> None:
+        self._absences += 1
+        if self._absences == _GONE_AFTER:
+            self._gone(ServiceError(Reason.UPSTREAM_BROKEN, "vLLM went away before its answer was whole."))
 
     async def _models(self) -> list[frame_pb2.ServedModel]:
         cards: list[dict[str, Any]] = msgspec.json.decode(await self._text("/v1/models"))["data"]
@@ -91,3 +112,9 @@ class Probe:
         async with self._session.get(self._base + path, timeout=aiohttp.ClientTimeout(total=10)) as response:
             response.raise_for_status()
             return await response.text()
+
+
+def _nobody_listens(error: Exception) -> bool:
+    return isinstance(error, aiohttp.ClientConnectorError) and isinstance(
+        error.os_error, ConnectionRefusedError | FileNotFoundError
+    )

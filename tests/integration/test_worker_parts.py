@@ -14,12 +14,15 @@ import aiohttp
 import pytest
 from weft.session.v1 import frame_pb2
 
+from services.core.deadlines import Bounds
 from services.core.errors import Reason, ServiceError
+from services.core.inference import Request
 from services.sim.config import SimConfig
-from services.upstream.http import open_session
+from services.upstream.http import HttpInference, open_session
 from services.worker.launch import Launcher, free_port
 from services.worker.probe import Probe
 from tests.testing.sim import running_sim
+from tests.testing.streams import Answer
 
 SOON = 20.0
 
@@ -72,6 +75,37 @@ async def test_a_vllm_that_is_not_there_yet_is_starting():
     async with probing(url) as reports:
         report = await reports.until(frame_pb2.WORKER_STATE_STARTING)
         assert report.detail.startswith(f"vLLM at {url} does not answer")
+
+
+async def test_a_vllm_that_closes_its_port_has_gone():
+    """Told to stop, vLLM closes its port at once, and may keep its open calls, and silent, for minutes."""
+    hold = asyncio.Event()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if (await reader.readuntil(b"\r\n\r\n")).startswith(b"POST"):
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nbegun")
+            await hold.wait()
+        writer.close()
+
+    listening = await asyncio.start_server(accept, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+    http = open_session(url)
+    vllm = HttpInference(http, url, what="vLLM", bounds=Bounds())
+    probe = Probe(http, url, interval=0.01, max_calls=1, changed=lambda _: None, gone=vllm.end_calls)
+    running = asyncio.create_task(probe.run())
+    answer, begun = Answer(), asyncio.Event()
+    answer.on_data = lambda _: begun.set()
+    vllm.open(Request("/v1/completions", (), b"{}"), answer, 1024)
+    answer.opened = True
+    async with asyncio.timeout(SOON):
+        await begun.wait()
+        listening.close()
+        await answer.over.wait()
+    assert (answer.reason, bytes(answer.body)) == (Reason.UPSTREAM_BROKEN, b"begun")
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await vllm.close()
+    hold.set()
 
 
 async def started(fifo: Path) -> list[int]:
