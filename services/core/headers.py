@@ -16,18 +16,25 @@ TO_UPSTREAM: Final = frozenset(
         "anthropic-beta",
         "anthropic-version",
         "content-type",
+        "endpoint-load-metrics-format",
         "traceparent",
         "tracestate",
         "x-request-id",
     }
 )
-"""Request headers that reach a worker, its vLLM, or an HTTP endpoint."""
+"""Request headers that reach a worker, its vLLM, or an HTTP endpoint.
+
+vLLM reads more, which stop here: X-data-parallel-rank and X-Vllm-Priority would let a caller choose its engine and go
+before others, which is for the mesh to decide; X-Session-ID may be a client's secret.
+"""
 
 TO_ROUTER: Final = TO_UPSTREAM | {"authorization"}
 """Request headers that the facade hands to the router, where the credential stops."""
 
-TO_CLIENT: Final = frozenset({"content-type", "content-length", "retry-after", "x-request-id"})
-"""Answer headers that reach the client."""
+TO_CLIENT: Final = frozenset(
+    {"content-length", "content-type", "endpoint-load-metrics", "metadata", "retry-after", "x-request-id"}
+)
+"""Answer headers that reach the client. Without vLLM's `metadata`, embeddings as bytes cannot be read."""
 
 # RFC 9110, 5.5: visible characters, spaces and tabs. A line break here would let a gRPC client write headers of its own
 # into the HTTP request that the worker sends.
