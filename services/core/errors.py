@@ -214,7 +214,7 @@ CATALOGUE: Final[dict[Reason, ErrorKind]] = {
         "The request line and headers are larger than 65536 bytes.",
     ),
     Reason.CONTENT_ENCODING_UNSUPPORTED: ErrorKind(
-        415, GrpcCode.INVALID_ARGUMENT, _BAD, "content_encoding_unsupported",
+        400, GrpcCode.INVALID_ARGUMENT, _BAD, "content_encoding_unsupported",
         "Compressed request bodies are not read; send the body without Content-Encoding.",
         "Request bodies with Content-Encoding 'gzip' are not read; send the body without it.",
     ),

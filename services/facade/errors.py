@@ -39,7 +39,6 @@ _ANTHROPIC_TYPES: Final = {
     405: "invalid_request_error",
     408: "timeout_error",
     413: "request_too_large",
-    415: "invalid_request_error",
     429: "rate_limit_error",
     503: "overloaded_error",
     504: "timeout_error",
@@ -97,6 +96,8 @@ def _body(error: ServiceError, operation: str) -> dict[str, Any]:
         return {"detail": "Method Not Allowed"}
     if reason is Reason.BODY_TOO_DEEP or (reason is Reason.BODY_NOT_JSON and error.param is None):
         return {"detail": "There was an error parsing the body"}
+    if reason is Reason.CONTENT_ENCODING_UNSUPPORTED:  # To vLLM, which ignores the header, a body that it cannot parse.
+        return {"detail": error.message}
     if reason in _VALIDATION:
         return _envelope(error.message, "Bad Request", error.param, status)
     if reason is Reason.MODEL_NOT_FOUND:
