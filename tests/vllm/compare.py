@@ -5,6 +5,7 @@ by event, and where only the grouping of tokens into events differs (vLLM groups
 the sequence of everything else. `same_shape` is for what Weft must answer by itself: the same keys in the same order.
 """
 
+import difflib
 import json
 import re
 from collections.abc import Iterator
@@ -90,15 +91,19 @@ def folded(stream: str) -> tuple[dict[str, list[Any]], list[str]]:
             sequences.setdefault("", []).append(re.sub(r'"sequence_number":\d+', '"sequence_number":0', event))
             continue
         index = str(data["choices"][0]["index"] if "choices" in data else data.get("index", data.get("output_index")))
-        before = sum(len(items) for items in grown.values())
-        rest = take_growing(data, index, grown)
-        only_grew = sum(len(items) for items in grown.values()) > before and not finishes(data)
+        piece: dict[str, list[Any]] = {}
+        rest = take_growing(data, index, piece)
+        for where, items in piece.items():
+            grown.setdefault(where, []).extend(items)
+        # Also by an empty text, as of a token that holds the first bytes of a character.
+        only_grew = bool(piece) and not finishes(data)
         if only_grew:
             rest.pop("usage", None)  # continuous_usage_stats: a running count, so it depends on the grouping
         text = json.dumps(rest)
         sequence = sequences.setdefault(index, [])
         if not (only_grew and names_nothing_new(rest.get("choices", []))):
             sequence.append(text)
+    grown = {where: items for where, items in grown.items() if items}
     return grown, [f"{index}: {item}" for index in sorted(sequences) for item in sequences[index]]
 
 
@@ -114,13 +119,16 @@ def same_stream(direct: str, mesh: str) -> None:
         return
     direct_grown, direct_sequence = folded(direct)
     mesh_grown, mesh_sequence = folded(mesh)
-    assert mesh_sequence == direct_sequence
-    assert mesh_grown == direct_grown
+    changes = difflib.unified_diff(direct_sequence, mesh_sequence, "vLLM", "mesh", lineterm="")
+    assert mesh_sequence == direct_sequence, "\n".join(changes)
+    assert mesh_grown == direct_grown, (direct_grown, mesh_grown)
 
 
 def same(direct: Answer, mesh: Answer) -> None:
     """Status, content type and body are equal, ids and times and the grouping of tokens aside."""
     assert (mesh.status, mesh.content_type) == (direct.status, direct.content_type), mesh.body[:2000]
+    # vLLM's load, of the moment.
+    assert ("endpoint-load-metrics" in mesh.headers) == ("endpoint-load-metrics" in direct.headers)
     if not (direct.streamed or direct.content_type == "application/json"):
         # Vectors as bytes, which a header describes.
         assert mesh.body == direct.body

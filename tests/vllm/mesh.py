@@ -50,16 +50,17 @@ class Mesh:
         for _ in Deadline(START_SECONDS, f"{awaited} ({self.log})"):
             if not self.process.alive:
                 raise AssertionError(f"`weft up` ended\n{self.process.tail()}")
-            if set(models) <= self.models():
+            listed = self.models()
+            if listed is not None and set(models) <= listed:
                 return
 
-    def models(self) -> set[str]:
-        """The models that the mesh lists; empty while it does not answer."""
+    def models(self) -> set[str] | None:
+        """The models that the mesh lists; None while it does not answer."""
         try:
             answer = send(self.url, "GET", "/v1/models", self.authorization, None)
         except OSError:
-            return set()
-        return {model["id"] for model in json.loads(answer.body)["data"]} if answer.status == 200 else set()
+            return None
+        return {model["id"] for model in json.loads(answer.body)["data"]} if answer.status == 200 else None
 
     def worker(self, vllm_url: str) -> int:
         """The process id of the worker that is attached to `vllm_url`."""

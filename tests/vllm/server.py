@@ -2,6 +2,7 @@
 
 import http.client
 import re
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -77,9 +78,7 @@ class VllmServer:
         for _ in Deadline(START_SECONDS, f"vLLM is up ({self.log})"):
             if not self.alive:
                 raise AssertionError(f"vLLM ended at start\n{self.process.tail()}")
-            if self._unix_socket is not None and self._unix_socket.exists():
-                return
-            if self._unix_socket is None and answers(self.url):
+            if answers(self.url):
                 return
 
     def kill(self) -> None:
@@ -110,11 +109,27 @@ class VllmServer:
         return self.gauge("vllm:generation_tokens_total")
 
 
-def answers(url: str, path: str = "/health") -> bool:
-    """Whether `url` answers `path` with 200."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=5)
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def answers(url: str) -> bool:
+    """Whether the server at `url`, which may be a unix socket, says that it is well."""
+    parts = urlsplit(url)
+    connection = (
+        UnixConnection(parts.path, 5) if parts.scheme == "unix" else http.client.HTTPConnection(parts.netloc, timeout=5)
+    )
     try:
-        connection.request("GET", path)
+        connection.request("GET", "/health")
         return connection.getresponse().status == http.client.OK
     except OSError:
         return False

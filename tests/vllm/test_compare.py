@@ -35,8 +35,17 @@ def answer(body: str, headers: dict[str, str] = SSE, status: int = 200) -> Answe
         ROLE + chunk({"content": "ab"}) + chunk({"content": "c"}, "stop") + DONE,
         ROLE + chunk({"content": "abc"}, "stop") + DONE,
         ROLE + chunk({"content": "abc"}) + chunk({}, "stop") + DONE,
+        ROLE + chunk({"content": ""}) + chunk({"content": "ab"}) + chunk({"content": "c"}, "stop") + DONE,
     ],
-    ids=["equal", "another id", "another time", "two tokens in one event", "all in one", "an end of its own"],
+    ids=[
+        "equal",
+        "another id",
+        "another time",
+        "two tokens in one event",
+        "all in one",
+        "an end of its own",
+        "half a character",
+    ],
 )
 def test_timing_is_accepted(mesh: str) -> None:
     same(answer(WHOLE), answer(mesh))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from tests.vllm.rows.row import CHAT_MODEL, Row, encode, unstreamed_and_streamed
+from tests.vllm.rows.row import CHAT_MODEL, JSON, Row, encode, unstreamed_and_streamed
 
 PATH = "/v1/chat/completions"
 BASE: dict[str, Any] = {
@@ -148,5 +148,8 @@ def rows() -> Iterator[Row]:
         for suffix, stream in (("", "false"), (", streamed", "true")):
             body = template % f'"temperature":0,"max_tokens":6,"stream":{stream}'
             yield Row(f"chat, {name}{suffix}", PATH, body.encode())
+    for encoding in ("utf-8-sig", "utf-16", "utf-16-be", "utf-32"):
+        yield Row(f"chat, in {encoding}", PATH, encode(BASE).decode().encode(encoding))
+    yield Row("chat, load asked for", PATH, encode(BASE), headers={**JSON, "endpoint-load-metrics-format": "JSON"})
     yield Row("chat, prompt logprobs", PATH, encode({**BASE, "prompt_logprobs": 2}))
     yield Row("chat, content type with charset", PATH, encode(BASE), headers={"content-type": "Application/JSON; a=b"})
