@@ -156,7 +156,7 @@ async def test_a_worker_that_cannot_start_stops_everything_and_shows_its_log(run
     up = await run("up", "--port", "0", "--vllm-url", "ftp://nowhere")
     assert await up.end() == 1
     assert any(line.startswith("weft: worker-1 ended with exit code 2.") for line in up.lines)
-    assert any("--vllm-url must begin with" in line for line in up.lines)
+    assert any("--vllm-url must be" in line for line in up.lines)
 
 
 async def test_the_demo_answers_and_leaves_nothing(run: Run) -> None:
