@@ -1,6 +1,8 @@
 """A mesh as a newcomer starts it: `weft up` in a subprocess, with a home of its own."""
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,6 +63,11 @@ class Mesh:
         except OSError:
             return None
         return {model["id"] for model in json.loads(answer.body)["data"]} if answer.status == 200 else None
+
+    def weft(self, *arguments: str) -> bytes:
+        """What a `weft` command prints that speaks to this mesh."""
+        environment = {**os.environ, **self.environment}
+        return subprocess.run([WEFT, *arguments], env=environment, check=True, capture_output=True).stdout
 
     def worker(self, vllm_url: str) -> int:
         """The process id of the worker that is attached to `vllm_url`."""

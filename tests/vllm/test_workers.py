@@ -27,10 +27,13 @@ def weft_site(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture
 def bare_mesh(tmp_path: Path) -> Iterator[Mesh]:
-    """A mesh without a vLLM: its one worker has a simulated one, which serves another model."""
+    """A mesh without a vLLM: its one worker has a simulated one, which serves another model. The endpoint that workers
+    serve by default is made by hand, as an operator would.
+    """
     started = Mesh(tmp_path / "home", [])
     try:
         started.ready()
+        started.weft("endpoints", "create", "clusters/local/endpoints/vllm")
         yield started
     finally:
         started.stop()
