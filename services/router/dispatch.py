@@ -7,7 +7,6 @@ elsewhere would not be one answer.
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ import msgspec
 
 from services.core.deadlines import Bounds, Scheduler, Timer, Watchdog
 from services.core.errors import Reason, ServiceError
-from services.core.inference import Call, Head, Receiver, Request
+from services.core.inference import Head, Receiver, Request
+from services.router.attempt import Attempt
 from services.router.body import Wanted, rename_model
 from services.router.plan import FULL, Plan, Policy, plan
 from services.router.roster import Roster
@@ -25,18 +25,11 @@ from services.router.targets import Server, Target
 
 log = logging.getLogger(__name__)
 
-RETRIED_STATUS: Final = frozenset({500, 502, 503})
-"""What a vLLM answers whose engine has died, or whose queue is full. Another may do better; the last one's answer
-stands.
-"""
-
 _ANSWER_TOKENS: Final = 256
 """What a call without a bound is reckoned to generate, for comparing loads."""
 
 _MOST_TOKENS: Final = 1 << 20
 """What one call is reckoned to cost at most: a client that asks for 10^18 tokens is not to make a server look busy."""
-
-_sequence = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +72,7 @@ class DispatchedCall:
         self._wanted = wanted
         self._receiver = receiver
         self._credit = credit
-        self._attempt: _Attempt | None = None
+        self._attempt: Attempt | None = None
         self._tried: list[Server] = []
         self._waiting: Timer | None = None
         self._planned = Plan((), ())
@@ -131,7 +124,7 @@ class DispatchedCall:
             return
         self.attempts += 1
         may_move = alternatives and self.attempts < self._dispatcher.settings.max_attempts
-        self._attempt = _Attempt(self, target.server, may_move=may_move, cost=self._cost())
+        self._attempt = Attempt(self, target.server, may_move=may_move, cost=self._cost())
         self._attempt.call = target.server.inference.open(request, self._attempt, self._credit)
 
     def _request_for(self, target: Target) -> Request:
@@ -183,7 +176,7 @@ class DispatchedCall:
             message = f"No worker serves '{self.model}' at present; try again shortly."
             self.fail(ServiceError(Reason.NO_WORKER, message, retry_after=5.0))
 
-    def attempt_failed(self, attempt: _Attempt, error: ServiceError) -> None:
+    def attempt_failed(self, attempt: Attempt, error: ServiceError) -> None:
         """An attempt failed before its first byte."""
         self._attempt = None
         self._last_error = error
@@ -243,80 +236,6 @@ class DispatchedCall:
         if attempt is not None:
             attempt.abandon()
         self._dispatcher.finished(self, outcome)
-
-
-class _Attempt:
-    """One attempt at one server: the receiver of its answer."""
-
-    __slots__ = ("_committed", "_cost", "_head", "_may_move", "_over", "_owner", "call", "server")
-
-    call: Call
-
-    def __init__(self, owner: DispatchedCall, server: Server, *, may_move: bool, cost: int) -> None:
-        self.server = server
-        self._owner = owner
-        self._may_move = may_move
-        self._cost = cost
-        self._head: Head | None = None
-        self._committed = False
-        self._over = False
-        server.open_calls += 1
-        server.outstanding_tokens += cost
-        server.last_call = next(_sequence)
-
-    def head(self, head: Head) -> None:
-        """Held back until there is a byte: up to then the call may still move."""
-        if self._may_move and head.status in RETRIED_STATUS:
-            self._close()
-            self.call.cancel()
-            error = ServiceError(Reason.UPSTREAM_BROKEN, f"The model server answered with status {head.status}.")
-            self._owner.attempt_failed(self, error)
-        else:
-            self._head = head
-
-    def data(self, chunk: bytes) -> None:
-        """See `Receiver.data`."""
-        if not self._committed:
-            self._commit()
-        if not self._over:  # The client may leave at the sight of the head.
-            self._owner.data(chunk)
-
-    def end(self) -> None:
-        """See `Receiver.end`."""
-        if not self._committed:
-            self._commit()
-        if not self._over:
-            self._close()
-            self._owner.end()
-
-    def fail(self, error: ServiceError) -> None:
-        """See `Receiver.fail`."""
-        self._close()
-        if self._committed:
-            self._owner.fail(error)
-        else:
-            self._owner.attempt_failed(self, error)
-
-    def abandon(self) -> None:
-        """The client has left, or time is up."""
-        if not self._over:
-            self._close()
-            self.call.cancel()
-
-    def _commit(self) -> None:
-        if self._head is not None:
-            self._committed = True
-            self._owner.first_byte(self._head)
-
-    def _close(self) -> None:
-        if not self._over:
-            self._over = True
-            server = self.server
-            server.open_calls -= 1
-            server.outstanding_tokens -= self._cost
-            server.ended_calls += 1
-            if server.open_calls == server.max_calls - 1:
-                self._owner.freed(server)
 
 
 def unknown_model(model: str) -> ServiceError:

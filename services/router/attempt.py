@@ -1,0 +1,113 @@
+"""One attempt of a call at one server: what may still move elsewhere, and what is committed."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Final, Protocol
+
+from services.core.errors import Reason, ServiceError
+from services.core.inference import Call, Head
+from services.router.targets import Server
+
+RETRIED_STATUS: Final = frozenset({500, 502, 503})
+"""What a vLLM answers whose engine has died, or whose queue is full. Another may do better; the last one's answer
+stands.
+"""
+
+_sequence = itertools.count(1)
+
+
+class AttemptOwner(Protocol):
+    """The call that makes the attempt."""
+
+    def attempt_failed(self, attempt: Attempt, error: ServiceError) -> None:
+        """It failed before its first byte."""
+
+    def first_byte(self, head: Head) -> None:
+        """From here on the client has the answer of this attempt."""
+
+    def data(self, chunk: bytes) -> None:
+        """Bytes of the answer."""
+
+    def end(self) -> None:
+        """The answer is whole."""
+
+    def fail(self, error: ServiceError) -> None:
+        """The answer broke off after its first byte."""
+
+    def freed(self, server: Server) -> None:
+        """A server that was full has room again."""
+
+
+class Attempt:
+    """One attempt at one server: the receiver of its answer."""
+
+    __slots__ = ("_committed", "_cost", "_head", "_may_move", "_over", "_owner", "call", "server")
+
+    call: Call
+
+    def __init__(self, owner: AttemptOwner, server: Server, *, may_move: bool, cost: int) -> None:
+        self.server = server
+        self._owner = owner
+        self._may_move = may_move
+        self._cost = cost
+        self._head: Head | None = None
+        self._committed = False
+        self._over = False
+        server.open_calls += 1
+        server.outstanding_tokens += cost
+        server.last_call = next(_sequence)
+
+    def head(self, head: Head) -> None:
+        """Held back until there is a byte: up to then the call may still move."""
+        if self._may_move and head.status in RETRIED_STATUS:
+            self._close()
+            self.call.cancel()
+            error = ServiceError(Reason.UPSTREAM_BROKEN, f"The model server answered with status {head.status}.")
+            self._owner.attempt_failed(self, error)
+        else:
+            self._head = head
+
+    def data(self, chunk: bytes) -> None:
+        """See `Receiver.data`."""
+        if not self._committed:
+            self._commit()
+        if not self._over:  # The client may leave at the sight of the head.
+            self._owner.data(chunk)
+
+    def end(self) -> None:
+        """See `Receiver.end`."""
+        if not self._committed:
+            self._commit()
+        if not self._over:
+            self._close()
+            self._owner.end()
+
+    def fail(self, error: ServiceError) -> None:
+        """See `Receiver.fail`."""
+        self._close()
+        if self._committed:
+            self._owner.fail(error)
+        else:
+            self._owner.attempt_failed(self, error)
+
+    def abandon(self) -> None:
+        """The client has left, or time is up."""
+        if not self._over:
+            self._close()
+            self.call.cancel()
+
+    def _commit(self) -> None:
+        if self._head is not None:
+            self._committed = True
+            self._owner.first_byte(self._head)
+
+    def _close(self) -> None:
+        if not self._over:
+            self._over = True
+            server = self.server
+            server.open_calls -= 1
+            server.outstanding_tokens -= self._cost
+            server.ended_calls += 1
+            if server.open_calls == server.max_calls - 1:
+                self._owner.freed(server)
