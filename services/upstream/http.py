@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Final
 
 import aiohttp
 
@@ -37,6 +38,12 @@ def open_session(url: str, *, connect_timeout: float = 5.0) -> aiohttp.ClientSes
 def base_of(url: str) -> str:
     """What to put before a path."""
     return "http://localhost" if url.startswith(UNIX) else url.rstrip("/")
+
+
+_STALE_TELLS: Final = 1.0
+"""Seconds within which a connection that had died shows it. Later it is the server that has died, at work on this very
+call, which is the router's to try elsewhere and not to be computed here twice.
+"""
 
 
 class HttpInference:
@@ -161,11 +168,15 @@ class _Exchange:
             receiver.end()
 
     async def _send(self) -> aiohttp.ClientResponse:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
             return await self._request_once()
         except aiohttp.ClientConnectorError:
             raise
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            if loop.time() - began > _STALE_TELLS:
+                raise
             # A pooled connection may have died unnoticed (vLLM closes some after an error); a fresh one tells.
             return await self._request_once()
 
