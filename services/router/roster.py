@@ -109,6 +109,15 @@ class Roster:
                 wake()
                 return
 
+    def heard(self, server: Server) -> None:
+        """A server says that it is well, as it was: a call that failed there meanwhile may try again. A model server
+        that was restarted between two reports shows in nothing else.
+        """
+        for wake, wanted in list(self._waiting.items()):
+            if wake in self._waiting and any(target.server is server for target in self.find(*wanted) or ()):
+                del self._waiting[wake]
+                wake()
+
     def leave(self, wake: Callable[[], None]) -> None:
         """Waits no longer."""
         self._waiting.pop(wake, None)

@@ -125,6 +125,8 @@ class Session:
         if state != (server.ready, server.draining, server.max_calls, server.models):
             server.ready, server.draining, server.max_calls, server.models = state
             self._roster.refresh()
+        elif server.ready:
+            self._roster.heard(server)
 
     def describe(self) -> session_pb2.Session:
         """For those who watch."""

@@ -139,3 +139,16 @@ def test_a_listed_model_is_no_memory():
     assert made.find("a") == ()
     made.set_catalogue(Catalogue())
     assert made.find("a") is None
+
+
+def test_a_server_that_is_heard_to_be_well_wakes_those_who_wait_for_it():
+    made, _ = roster()
+    one, two = server(ONE, "a"), server(TWO, "b")
+    made.add(one)
+    made.add(two)
+    woken: list[str] = []
+    made.wait(lambda: woken.append("a"), "a", "", "")
+    made.wait(lambda: woken.append("b"), "b", "", "")
+    made.wait(lambda: woken.append("a too"), "a", "", "")
+    made.heard(one)
+    assert (woken, made.waiting) == (["a", "a too"], 1)
