@@ -1,4 +1,5 @@
-"""What exists, as the registry tells it: clusters, endpoints, routes, and the snapshot of them all that planning reads.
+"""What exists, as the registry tells it: clusters, endpoints, routes and functions, and the snapshot of them all that
+planning reads.
 
 Names and meanings are those of `protos/weft/registry/v1/resources.proto`.
 """
@@ -9,6 +10,8 @@ import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from services.core.globus import Function, GlobusBackend, GlobusFunction
+
 
 class Availability(enum.Enum):
     """Whether a cluster or an endpoint takes new calls; by the names and numbers of the proto."""
@@ -16,14 +19,6 @@ class Availability(enum.Enum):
     ACTIVE = 1
     DRAINING = 2
     MAINTENANCE = 3
-
-
-@dataclass(frozen=True, slots=True)
-class GlobusFunction:
-    """A function at a Globus Compute endpoint."""
-
-    endpoint_uuid: str
-    function_uuid: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +59,6 @@ class HttpBackend:
     api_key_file: str = ""
     api_key_env: str = ""
     timeout: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class GlobusBackend:
-    """A Globus Compute endpoint; `api_port` is where vLLM listens on its node."""
-
-    inference: GlobusFunction
-    batch: GlobusFunction | None = None
-    api_port: int = 0
 
 
 Backend = SessionBackend | HttpBackend | GlobusBackend
@@ -151,7 +137,7 @@ class Deleted:
     name: str
 
 
-Resource = Cluster | Endpoint | Route
+Resource = Cluster | Endpoint | Route | Function
 Change = Resource | Deleted
 
 
@@ -166,6 +152,7 @@ class Catalogue:
     clusters: Mapping[str, Cluster] = field(default_factory=dict)
     endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
     routes: Mapping[str, Route] = field(default_factory=dict)
+    functions: Mapping[str, Function] = field(default_factory=dict)
     routes_by_model: Mapping[str, Route] = field(init=False, compare=False, repr=False)
     endpoints_by_model: Mapping[str, tuple[Endpoint, ...]] = field(init=False, compare=False, repr=False)
     open_endpoints: tuple[Endpoint, ...] = field(init=False, compare=False, repr=False)
@@ -189,7 +176,8 @@ class Catalogue:
 
     def apply(self, changes: Iterable[Change]) -> Catalogue:
         """The catalogue after these changes, in order. Deleting what does not exist changes nothing."""
-        clusters, endpoints, routes = dict(self.clusters), dict(self.endpoints), dict(self.routes)
+        clusters, endpoints = dict(self.clusters), dict(self.endpoints)
+        routes, functions = dict(self.routes), dict(self.functions)
         for change in changes:
             match change:
                 case Cluster():
@@ -198,7 +186,9 @@ class Catalogue:
                     endpoints[change.name] = change
                 case Route():
                     routes[change.name] = change
+                case Function():
+                    functions[change.name] = change
                 case Deleted(name):
-                    for kind in (clusters, endpoints, routes):
+                    for kind in (clusters, endpoints, routes, functions):
                         kind.pop(name, None)
-        return Catalogue(clusters, endpoints, routes)
+        return Catalogue(clusters, endpoints, routes, functions)

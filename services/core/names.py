@@ -14,6 +14,8 @@ _PATTERNS = {
     "endpoint": ("clusters/{cluster}/endpoints/{endpoint}", re.compile(f"clusters/({_ID})/endpoints/({_ID})")),
     "route": ("routes/{route}", re.compile(f"routes/({_ID})")),
     "key": ("keys/{key}", re.compile(f"keys/({_ID})")),
+    "function": ("functions/{function}", re.compile(f"functions/({_ID})")),
+    "start": ("starts/{start}", re.compile(f"starts/({_ID})")),
 }
 
 

@@ -19,8 +19,6 @@ from services.core.catalogue import (
     Cluster,
     Deleted,
     Endpoint,
-    GlobusBackend,
-    GlobusFunction,
     HttpBackend,
     Limits,
     ModelBinding,
@@ -28,6 +26,15 @@ from services.core.catalogue import (
     Route,
     RouteTarget,
     SessionBackend,
+)
+from services.core.globus import Function, GlobusBackend
+from services.rpc.globus import (
+    function_from_proto,
+    function_to_proto,
+    globus_backend_from_proto,
+    globus_backend_to_proto,
+    globus_function_from_proto,
+    globus_function_to_proto,
 )
 
 log = logging.getLogger(__name__)
@@ -42,7 +49,7 @@ def cluster_to_proto(cluster: Cluster) -> resources_pb2.Cluster:
         notice=cluster.notice,
         frameworks=cluster.frameworks,
         operations=cluster.operations,
-        queue_status=_function_to_proto(cluster.queue_status),
+        queue_status=globus_function_to_proto(cluster.queue_status),
         status_url=cluster.status_url,
         labels=cluster.labels,
     )
@@ -57,7 +64,7 @@ def cluster_from_proto(proto: resources_pb2.Cluster) -> Cluster:
         notice=proto.notice,
         frameworks=tuple(proto.frameworks),
         operations=tuple(proto.operations),
-        queue_status=_function(proto.queue_status) if proto.HasField("queue_status") else None,
+        queue_status=globus_function_from_proto(proto.queue_status) if proto.HasField("queue_status") else None,
         status_url=proto.status_url,
         labels=dict(proto.labels),
     )
@@ -124,7 +131,9 @@ def route_from_proto(proto: resources_pb2.Route) -> Route:
     )
 
 
-def resource_to_proto(resource: Resource) -> resources_pb2.Cluster | resources_pb2.Endpoint | resources_pb2.Route:
+def resource_to_proto(
+    resource: Resource,
+) -> resources_pb2.Cluster | resources_pb2.Endpoint | resources_pb2.Route | resources_pb2.Function:
     """Any of them as the registry speaks of it."""
     match resource:
         case Cluster():
@@ -133,6 +142,8 @@ def resource_to_proto(resource: Resource) -> resources_pb2.Cluster | resources_p
             return endpoint_to_proto(resource)
         case Route():
             return route_to_proto(resource)
+        case Function():
+            return function_to_proto(resource)
 
 
 def catalogue_to_proto(catalogue: Catalogue) -> registry_pb2.Catalogue:
@@ -141,6 +152,7 @@ def catalogue_to_proto(catalogue: Catalogue) -> registry_pb2.Catalogue:
         clusters=map(cluster_to_proto, catalogue.clusters.values()),
         endpoints=map(endpoint_to_proto, catalogue.endpoints.values()),
         routes=map(route_to_proto, catalogue.routes.values()),
+        functions=map(function_to_proto, catalogue.functions.values()),
     )
 
 
@@ -150,6 +162,7 @@ def catalogue_from_proto(proto: registry_pb2.Catalogue) -> Catalogue:
         *(registry_pb2.Change(cluster=cluster) for cluster in proto.clusters),
         *(registry_pb2.Change(endpoint=endpoint) for endpoint in proto.endpoints),
         *(registry_pb2.Change(route=route) for route in proto.routes),
+        *(registry_pb2.Change(function=function) for function in proto.functions),
     ]
     return Catalogue().apply(changes_from_proto(changes))
 
@@ -162,6 +175,8 @@ def changes_from_proto(protos: Iterable[registry_pb2.Change]) -> Iterator[Change
                 yield cluster_from_proto(proto.cluster)
             case "route":
                 yield route_from_proto(proto.route)
+            case "function":
+                yield function_from_proto(proto.function)
             case "deleted":
                 yield Deleted(proto.deleted)
             case "endpoint":
@@ -182,16 +197,6 @@ def _availability(proto: int) -> Availability:
         return Availability.MAINTENANCE
 
 
-def _function(proto: resources_pb2.GlobusFunction) -> GlobusFunction:
-    return GlobusFunction(proto.endpoint_uuid, proto.function_uuid)
-
-
-def _function_to_proto(function: GlobusFunction | None) -> resources_pb2.GlobusFunction | None:
-    if function is None:
-        return None
-    return resources_pb2.GlobusFunction(endpoint_uuid=function.endpoint_uuid, function_uuid=function.function_uuid)
-
-
 def _backend(proto: resources_pb2.Endpoint) -> Backend:
     match proto.WhichOneof("backend"):
         case "session":
@@ -201,9 +206,7 @@ def _backend(proto: resources_pb2.Endpoint) -> Backend:
             timeout = http.timeout.ToNanoseconds() / 1e9 if http.HasField("timeout") else None
             return HttpBackend(http.url, http.api_key_file, http.api_key_env, timeout)
         case "globus":
-            globus = proto.globus
-            batch = _function(globus.batch) if globus.HasField("batch") else None
-            return GlobusBackend(_function(globus.inference), batch, globus.api_port)
+            return globus_backend_from_proto(proto.globus)
     raise ValueError(f"{proto.name!r} has a kind of backend that is not known here")
 
 
@@ -218,11 +221,4 @@ def _put_backend(proto: resources_pb2.Endpoint, backend: Backend) -> None:
             if backend.timeout is not None:
                 proto.http.timeout.FromNanoseconds(round(backend.timeout * 1e9))
         case GlobusBackend():
-            proto.globus.inference.CopyFrom(
-                resources_pb2.GlobusFunction(
-                    endpoint_uuid=backend.inference.endpoint_uuid, function_uuid=backend.inference.function_uuid
-                )
-            )
-            if (batch := _function_to_proto(backend.batch)) is not None:
-                proto.globus.batch.CopyFrom(batch)
-            proto.globus.api_port = backend.api_port
+            proto.globus.CopyFrom(globus_backend_to_proto(backend))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from services.cli.first.fields import Fields
-from services.core.catalogue import GlobusBackend, GlobusFunction, HttpBackend
+from services.core.catalogue import HttpBackend
+from services.core.globus import GlobusBackend, GlobusFunction
 
 
 def read_globus(config: Fields) -> GlobusBackend:

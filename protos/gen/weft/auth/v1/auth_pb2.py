@@ -26,15 +26,15 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17weft/auth/v1/auth.proto\x12\x0cweft.auth.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"l\n\tPrincipal\x12\x0c\n\x04name\x18\x01 \x01(\t\x12!\n\x05roles\x18\x02 \x03(\x0e\x32\x12.weft.auth.v1.Role\x12.\n\x0bpermissions\x18\x03 \x01(\x0b\x32\x19.weft.auth.v1.Permissions\"Q\n\x0bPermissions\x12\x14\n\x0c\x61llow_models\x18\x01 \x03(\t\x12\x13\n\x0b\x64\x65ny_models\x18\x02 \x03(\t\x12\x17\n\x0f\x61llow_endpoints\x18\x03 \x03(\t\")\n\x13\x41uthenticateRequest\x12\x12\n\ncredential\x18\x01 \x01(\t\"\x9f\x01\n\x14\x41uthenticateResponse\x12*\n\tprincipal\x18\x01 \x01(\x0b\x32\x17.weft.auth.v1.Principal\x12*\n\x07max_age\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"R\n\x18IssueSessionTokenRequest\x12\x12\n\ncredential\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x10\n\x08instance\x18\x03 \x01(\t\"[\n\x19IssueSessionTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"D\n\x1bListVerificationKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"d\n\x1cListVerificationKeysResponse\x12+\n\x04keys\x18\x01 \x03(\x0b\x32\x1d.weft.auth.v1.VerificationKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"1\n\x0fVerificationKey\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\"\xbb\x01\n\x10\x43reateKeyRequest\x12\x11\n\tprincipal\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12!\n\x05roles\x18\x03 \x03(\x0e\x32\x12.weft.auth.v1.Role\x12.\n\x0bpermissions\x18\x04 \x01(\x0b\x32\x19.weft.auth.v1.Permissions\x12+\n\x08lifetime\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"E\n\x11\x43reateKeyResponse\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x08resource\x18\x02 \x01(\x0b\x32\x11.weft.auth.v1.Key\"\xb2\x02\n\x03Key\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tprincipal\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x0e\n\x06prefix\x18\x04 \x01(\t\x12!\n\x05roles\x18\x05 \x03(\x0e\x32\x12.weft.auth.v1.Role\x12.\n\x0bpermissions\x18\x06 \x01(\x0b\x32\x19.weft.auth.v1.Permissions\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1d\n\rGetKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"0\n\x0eGetKeyResponse\x12\x1e\n\x03key\x18\x01 \x01(\x0b\x32\x11.weft.auth.v1.Key\"K\n\x0fListKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x11\n\tprincipal\x18\x03 \x01(\t\"L\n\x10ListKeysResponse\x12\x1f\n\x04keys\x18\x01 \x03(\x0b\x32\x11.weft.auth.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x10RevokeKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"3\n\x11RevokeKeyResponse\x12\x1e\n\x03key\x18\x01 \x01(\x0b\x32\x11.weft.auth.v1.Key*^\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_USER\x10\x01\x12\x0e\n\nROLE_ADMIN\x10\x02\x12\x0f\n\x0bROLE_WORKER\x10\x03\x12\x10\n\x0cROLE_SERVICE\x10\x04\x32\xe5\x04\n\x0b\x41uthService\x12U\n\x0c\x41uthenticate\x12!.weft.auth.v1.AuthenticateRequest\x1a\".weft.auth.v1.AuthenticateResponse\x12\x64\n\x11IssueSessionToken\x12&.weft.auth.v1.IssueSessionTokenRequest\x1a\'.weft.auth.v1.IssueSessionTokenResponse\x12m\n\x14ListVerificationKeys\x12).weft.auth.v1.ListVerificationKeysRequest\x1a*.weft.auth.v1.ListVerificationKeysResponse\x12L\n\tCreateKey\x12\x1e.weft.auth.v1.CreateKeyRequest\x1a\x1f.weft.auth.v1.CreateKeyResponse\x12\x43\n\x06GetKey\x12\x1b.weft.auth.v1.GetKeyRequest\x1a\x1c.weft.auth.v1.GetKeyResponse\x12I\n\x08ListKeys\x12\x1d.weft.auth.v1.ListKeysRequest\x1a\x1e.weft.auth.v1.ListKeysResponse\x12L\n\tRevokeKey\x12\x1e.weft.auth.v1.RevokeKeyRequest\x1a\x1f.weft.auth.v1.RevokeKeyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17weft/auth/v1/auth.proto\x12\x0cweft.auth.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"l\n\tPrincipal\x12\x0c\n\x04name\x18\x01 \x01(\t\x12!\n\x05roles\x18\x02 \x03(\x0e\x32\x12.weft.auth.v1.Role\x12.\n\x0bpermissions\x18\x03 \x01(\x0b\x32\x19.weft.auth.v1.Permissions\"Q\n\x0bPermissions\x12\x14\n\x0c\x61llow_models\x18\x01 \x03(\t\x12\x13\n\x0b\x64\x65ny_models\x18\x02 \x03(\t\x12\x17\n\x0f\x61llow_endpoints\x18\x03 \x03(\t\")\n\x13\x41uthenticateRequest\x12\x12\n\ncredential\x18\x01 \x01(\t\"\x9f\x01\n\x14\x41uthenticateResponse\x12*\n\tprincipal\x18\x01 \x01(\x0b\x32\x17.weft.auth.v1.Principal\x12*\n\x07max_age\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"R\n\x18IssueSessionTokenRequest\x12\x12\n\ncredential\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x10\n\x08instance\x18\x03 \x01(\t\"[\n\x19IssueSessionTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"z\n\x1aIssueEnrolmentTokenRequest\x12\r\n\x05start\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12+\n\x08lifetime\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06serves\x18\x04 \x01(\t\"]\n\x1bIssueEnrolmentTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\'\n\x16RevokeEnrolmentRequest\x12\r\n\x05start\x18\x01 \x01(\t\"\x19\n\x17RevokeEnrolmentResponse\"D\n\x1bListVerificationKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"d\n\x1cListVerificationKeysResponse\x12+\n\x04keys\x18\x01 \x03(\x0b\x32\x1d.weft.auth.v1.VerificationKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"1\n\x0fVerificationKey\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\"\xbb\x01\n\x10\x43reateKeyRequest\x12\x11\n\tprincipal\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12!\n\x05roles\x18\x03 \x03(\x0e\x32\x12.weft.auth.v1.Role\x12.\n\x0bpermissions\x18\x04 \x01(\x0b\x32\x19.weft.auth.v1.Permissions\x12+\n\x08lifetime\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"E\n\x11\x43reateKeyResponse\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x08resource\x18\x02 \x01(\x0b\x32\x11.weft.auth.v1.Key\"\xb2\x02\n\x03Key\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tprincipal\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x0e\n\x06prefix\x18\x04 \x01(\t\x12!\n\x05roles\x18\x05 \x03(\x0e\x32\x12.weft.auth.v1.Role\x12.\n\x0bpermissions\x18\x06 \x01(\x0b\x32\x19.weft.auth.v1.Permissions\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1d\n\rGetKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"0\n\x0eGetKeyResponse\x12\x1e\n\x03key\x18\x01 \x01(\x0b\x32\x11.weft.auth.v1.Key\"K\n\x0fListKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x11\n\tprincipal\x18\x03 \x01(\t\"L\n\x10ListKeysResponse\x12\x1f\n\x04keys\x18\x01 \x03(\x0b\x32\x11.weft.auth.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x10RevokeKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"3\n\x11RevokeKeyResponse\x12\x1e\n\x03key\x18\x01 \x01(\x0b\x32\x11.weft.auth.v1.Key*^\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_USER\x10\x01\x12\x0e\n\nROLE_ADMIN\x10\x02\x12\x0f\n\x0bROLE_WORKER\x10\x03\x12\x10\n\x0cROLE_SERVICE\x10\x04\x32\xb1\x06\n\x0b\x41uthService\x12U\n\x0c\x41uthenticate\x12!.weft.auth.v1.AuthenticateRequest\x1a\".weft.auth.v1.AuthenticateResponse\x12\x64\n\x11IssueSessionToken\x12&.weft.auth.v1.IssueSessionTokenRequest\x1a\'.weft.auth.v1.IssueSessionTokenResponse\x12j\n\x13IssueEnrolmentToken\x12(.weft.auth.v1.IssueEnrolmentTokenRequest\x1a).weft.auth.v1.IssueEnrolmentTokenResponse\x12^\n\x0fRevokeEnrolment\x12$.weft.auth.v1.RevokeEnrolmentRequest\x1a%.weft.auth.v1.RevokeEnrolmentResponse\x12m\n\x14ListVerificationKeys\x12).weft.auth.v1.ListVerificationKeysRequest\x1a*.weft.auth.v1.ListVerificationKeysResponse\x12L\n\tCreateKey\x12\x1e.weft.auth.v1.CreateKeyRequest\x1a\x1f.weft.auth.v1.CreateKeyResponse\x12\x43\n\x06GetKey\x12\x1b.weft.auth.v1.GetKeyRequest\x1a\x1c.weft.auth.v1.GetKeyResponse\x12I\n\x08ListKeys\x12\x1d.weft.auth.v1.ListKeysRequest\x1a\x1e.weft.auth.v1.ListKeysResponse\x12L\n\tRevokeKey\x12\x1e.weft.auth.v1.RevokeKeyRequest\x1a\x1f.weft.auth.v1.RevokeKeyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'weft.auth.v1.auth_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=1797
-  _globals['_ROLE']._serialized_end=1891
+  _globals['_ROLE']._serialized_start=2084
+  _globals['_ROLE']._serialized_end=2178
   _globals['_PRINCIPAL']._serialized_start=106
   _globals['_PRINCIPAL']._serialized_end=214
   _globals['_PERMISSIONS']._serialized_start=216
@@ -47,30 +47,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ISSUESESSIONTOKENREQUEST']._serialized_end=586
   _globals['_ISSUESESSIONTOKENRESPONSE']._serialized_start=588
   _globals['_ISSUESESSIONTOKENRESPONSE']._serialized_end=679
-  _globals['_LISTVERIFICATIONKEYSREQUEST']._serialized_start=681
-  _globals['_LISTVERIFICATIONKEYSREQUEST']._serialized_end=749
-  _globals['_LISTVERIFICATIONKEYSRESPONSE']._serialized_start=751
-  _globals['_LISTVERIFICATIONKEYSRESPONSE']._serialized_end=851
-  _globals['_VERIFICATIONKEY']._serialized_start=853
-  _globals['_VERIFICATIONKEY']._serialized_end=902
-  _globals['_CREATEKEYREQUEST']._serialized_start=905
-  _globals['_CREATEKEYREQUEST']._serialized_end=1092
-  _globals['_CREATEKEYRESPONSE']._serialized_start=1094
-  _globals['_CREATEKEYRESPONSE']._serialized_end=1163
-  _globals['_KEY']._serialized_start=1166
-  _globals['_KEY']._serialized_end=1472
-  _globals['_GETKEYREQUEST']._serialized_start=1474
-  _globals['_GETKEYREQUEST']._serialized_end=1503
-  _globals['_GETKEYRESPONSE']._serialized_start=1505
-  _globals['_GETKEYRESPONSE']._serialized_end=1553
-  _globals['_LISTKEYSREQUEST']._serialized_start=1555
-  _globals['_LISTKEYSREQUEST']._serialized_end=1630
-  _globals['_LISTKEYSRESPONSE']._serialized_start=1632
-  _globals['_LISTKEYSRESPONSE']._serialized_end=1708
-  _globals['_REVOKEKEYREQUEST']._serialized_start=1710
-  _globals['_REVOKEKEYREQUEST']._serialized_end=1742
-  _globals['_REVOKEKEYRESPONSE']._serialized_start=1744
-  _globals['_REVOKEKEYRESPONSE']._serialized_end=1795
-  _globals['_AUTHSERVICE']._serialized_start=1894
-  _globals['_AUTHSERVICE']._serialized_end=2507
+  _globals['_ISSUEENROLMENTTOKENREQUEST']._serialized_start=681
+  _globals['_ISSUEENROLMENTTOKENREQUEST']._serialized_end=803
+  _globals['_ISSUEENROLMENTTOKENRESPONSE']._serialized_start=805
+  _globals['_ISSUEENROLMENTTOKENRESPONSE']._serialized_end=898
+  _globals['_REVOKEENROLMENTREQUEST']._serialized_start=900
+  _globals['_REVOKEENROLMENTREQUEST']._serialized_end=939
+  _globals['_REVOKEENROLMENTRESPONSE']._serialized_start=941
+  _globals['_REVOKEENROLMENTRESPONSE']._serialized_end=966
+  _globals['_LISTVERIFICATIONKEYSREQUEST']._serialized_start=968
+  _globals['_LISTVERIFICATIONKEYSREQUEST']._serialized_end=1036
+  _globals['_LISTVERIFICATIONKEYSRESPONSE']._serialized_start=1038
+  _globals['_LISTVERIFICATIONKEYSRESPONSE']._serialized_end=1138
+  _globals['_VERIFICATIONKEY']._serialized_start=1140
+  _globals['_VERIFICATIONKEY']._serialized_end=1189
+  _globals['_CREATEKEYREQUEST']._serialized_start=1192
+  _globals['_CREATEKEYREQUEST']._serialized_end=1379
+  _globals['_CREATEKEYRESPONSE']._serialized_start=1381
+  _globals['_CREATEKEYRESPONSE']._serialized_end=1450
+  _globals['_KEY']._serialized_start=1453
+  _globals['_KEY']._serialized_end=1759
+  _globals['_GETKEYREQUEST']._serialized_start=1761
+  _globals['_GETKEYREQUEST']._serialized_end=1790
+  _globals['_GETKEYRESPONSE']._serialized_start=1792
+  _globals['_GETKEYRESPONSE']._serialized_end=1840
+  _globals['_LISTKEYSREQUEST']._serialized_start=1842
+  _globals['_LISTKEYSREQUEST']._serialized_end=1917
+  _globals['_LISTKEYSRESPONSE']._serialized_start=1919
+  _globals['_LISTKEYSRESPONSE']._serialized_end=1995
+  _globals['_REVOKEKEYREQUEST']._serialized_start=1997
+  _globals['_REVOKEKEYREQUEST']._serialized_end=2029
+  _globals['_REVOKEKEYRESPONSE']._serialized_start=2031
+  _globals['_REVOKEKEYRESPONSE']._serialized_end=2082
+  _globals['_AUTHSERVICE']._serialized_start=2181
+  _globals['_AUTHSERVICE']._serialized_end=2998
 # @@protoc_insertion_point(module_scope)

@@ -182,7 +182,7 @@ class IssueSessionTokenRequest(message.Message):
     ENDPOINT_FIELD_NUMBER: builtins.int
     INSTANCE_FIELD_NUMBER: builtins.int
     credential: builtins.str
-    """The worker's credential: its key, or a session token that is still good."""
+    """The worker's credential: its key, its enrolment token, or a session token that is still good."""
     endpoint: builtins.str
     """`clusters/{cluster}/endpoints/{endpoint}`. For a session token, empty means the same."""
     instance: builtins.str
@@ -223,6 +223,101 @@ class IssueSessionTokenResponse(message.Message):
     _HasFieldArgType: _TypeAlias = typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["expire_time", b"expire_time", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class IssueEnrolmentTokenRequest(message.Message):
+    """Asks for an enrolment token."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    START_FIELD_NUMBER: builtins.int
+    ENDPOINT_FIELD_NUMBER: builtins.int
+    LIFETIME_FIELD_NUMBER: builtins.int
+    SERVES_FIELD_NUMBER: builtins.int
+    start: builtins.str
+    """The start that it is for, the launcher's own name of it; 1 to 64 letters, digits, '.', '_' or '-'."""
+    endpoint: builtins.str
+    """`clusters/{cluster}/endpoints/{endpoint}`."""
+    serves: builtins.str
+    """The one principal whom the worker is to serve; empty means that it is shared."""
+    @builtins.property
+    def lifetime(self) -> duration_pb2.Duration:
+        """How long it is good: as long as the job may wait in the queue."""
+
+    def __init__(
+        self,
+        *,
+        start: builtins.str = ...,
+        endpoint: builtins.str = ...,
+        lifetime: duration_pb2.Duration | None = ...,
+        serves: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["lifetime", b"lifetime"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["endpoint", b"endpoint", "lifetime", b"lifetime", "serves", b"serves", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class IssueEnrolmentTokenResponse(message.Message):
+    """An enrolment token."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: builtins.int
+    token: builtins.str
+    """The token."""
+    @builtins.property
+    def expire_time(self) -> timestamp_pb2.Timestamp:
+        """When it expires."""
+
+    def __init__(
+        self,
+        *,
+        token: builtins.str = ...,
+        expire_time: timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["expire_time", b"expire_time", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RevokeEnrolmentRequest(message.Message):
+    """Ends an enrolment."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    START_FIELD_NUMBER: builtins.int
+    start: builtins.str
+    """The start that it is for. One that is not known is revoked in advance."""
+    def __init__(
+        self,
+        *,
+        start: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RevokeEnrolmentResponse(message.Message):
+    """Nothing more."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

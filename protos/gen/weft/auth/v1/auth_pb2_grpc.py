@@ -46,6 +46,16 @@ class AuthServiceStub(object):
                 request_serializer=weft_dot_auth_dot_v1_dot_auth__pb2.IssueSessionTokenRequest.SerializeToString,
                 response_deserializer=weft_dot_auth_dot_v1_dot_auth__pb2.IssueSessionTokenResponse.FromString,
                 _registered_method=True)
+        self.IssueEnrolmentToken = channel.unary_unary(
+                '/weft.auth.v1.AuthService/IssueEnrolmentToken',
+                request_serializer=weft_dot_auth_dot_v1_dot_auth__pb2.IssueEnrolmentTokenRequest.SerializeToString,
+                response_deserializer=weft_dot_auth_dot_v1_dot_auth__pb2.IssueEnrolmentTokenResponse.FromString,
+                _registered_method=True)
+        self.RevokeEnrolment = channel.unary_unary(
+                '/weft.auth.v1.AuthService/RevokeEnrolment',
+                request_serializer=weft_dot_auth_dot_v1_dot_auth__pb2.RevokeEnrolmentRequest.SerializeToString,
+                response_deserializer=weft_dot_auth_dot_v1_dot_auth__pb2.RevokeEnrolmentResponse.FromString,
+                _registered_method=True)
         self.ListVerificationKeys = channel.unary_unary(
                 '/weft.auth.v1.AuthService/ListVerificationKeys',
                 request_serializer=weft_dot_auth_dot_v1_dot_auth__pb2.ListVerificationKeysRequest.SerializeToString,
@@ -86,7 +96,23 @@ class AuthServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def IssueSessionToken(self, request, context):
-        """Makes a session token for a worker whose key has the role `worker` and may serve that endpoint.
+        """Makes a session token for a worker whose key has the role `worker` and may serve that endpoint, or that shows an
+        enrolment token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def IssueEnrolmentToken(self, request, context):
+        """Makes an enrolment token: it admits one worker of one endpoint, once, however often the job that carries it runs. It
+        is kept before it is given, and the same start has the same one admission.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeEnrolment(self, request, context):
+        """Ends an enrolment: whoever holds its token is admitted no more, and a worker that was admitted by it renews no more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -139,6 +165,16 @@ def add_AuthServiceServicer_to_server(servicer, server):
                     servicer.IssueSessionToken,
                     request_deserializer=weft_dot_auth_dot_v1_dot_auth__pb2.IssueSessionTokenRequest.FromString,
                     response_serializer=weft_dot_auth_dot_v1_dot_auth__pb2.IssueSessionTokenResponse.SerializeToString,
+            ),
+            'IssueEnrolmentToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.IssueEnrolmentToken,
+                    request_deserializer=weft_dot_auth_dot_v1_dot_auth__pb2.IssueEnrolmentTokenRequest.FromString,
+                    response_serializer=weft_dot_auth_dot_v1_dot_auth__pb2.IssueEnrolmentTokenResponse.SerializeToString,
+            ),
+            'RevokeEnrolment': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeEnrolment,
+                    request_deserializer=weft_dot_auth_dot_v1_dot_auth__pb2.RevokeEnrolmentRequest.FromString,
+                    response_serializer=weft_dot_auth_dot_v1_dot_auth__pb2.RevokeEnrolmentResponse.SerializeToString,
             ),
             'ListVerificationKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.ListVerificationKeys,
@@ -222,6 +258,60 @@ class AuthService(object):
             '/weft.auth.v1.AuthService/IssueSessionToken',
             weft_dot_auth_dot_v1_dot_auth__pb2.IssueSessionTokenRequest.SerializeToString,
             weft_dot_auth_dot_v1_dot_auth__pb2.IssueSessionTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IssueEnrolmentToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weft.auth.v1.AuthService/IssueEnrolmentToken',
+            weft_dot_auth_dot_v1_dot_auth__pb2.IssueEnrolmentTokenRequest.SerializeToString,
+            weft_dot_auth_dot_v1_dot_auth__pb2.IssueEnrolmentTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeEnrolment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weft.auth.v1.AuthService/RevokeEnrolment',
+            weft_dot_auth_dot_v1_dot_auth__pb2.RevokeEnrolmentRequest.SerializeToString,
+            weft_dot_auth_dot_v1_dot_auth__pb2.RevokeEnrolmentResponse.FromString,
             options,
             channel_credentials,
             insecure,

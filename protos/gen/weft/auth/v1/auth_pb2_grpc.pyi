@@ -21,7 +21,15 @@ class AuthServiceStub:
     Authenticate: _aio.UnaryUnaryMultiCallable[_auth_pb2.AuthenticateRequest, _auth_pb2.AuthenticateResponse]
     """Tells whose a credential is. An unknown one is UNAUTHENTICATED."""
     IssueSessionToken: _aio.UnaryUnaryMultiCallable[_auth_pb2.IssueSessionTokenRequest, _auth_pb2.IssueSessionTokenResponse]
-    """Makes a session token for a worker whose key has the role `worker` and may serve that endpoint."""
+    """Makes a session token for a worker whose key has the role `worker` and may serve that endpoint, or that shows an
+    enrolment token.
+    """
+    IssueEnrolmentToken: _aio.UnaryUnaryMultiCallable[_auth_pb2.IssueEnrolmentTokenRequest, _auth_pb2.IssueEnrolmentTokenResponse]
+    """Makes an enrolment token: it admits one worker of one endpoint, once, however often the job that carries it runs. It
+    is kept before it is given, and the same start has the same one admission.
+    """
+    RevokeEnrolment: _aio.UnaryUnaryMultiCallable[_auth_pb2.RevokeEnrolmentRequest, _auth_pb2.RevokeEnrolmentResponse]
+    """Ends an enrolment: whoever holds its token is admitted no more, and a worker that was admitted by it renews no more."""
     ListVerificationKeys: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListVerificationKeysRequest, _auth_pb2.ListVerificationKeysResponse]
     """Gives the public keys that session tokens are verified with, so that a router verifies them by itself."""
     CreateKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.CreateKeyRequest, _auth_pb2.CreateKeyResponse]
@@ -52,7 +60,27 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_pb2.IssueSessionTokenRequest,
         context: _aio.ServicerContext[_auth_pb2.IssueSessionTokenRequest, _abc.Awaitable[_auth_pb2.IssueSessionTokenResponse]],
     ) -> _abc.Awaitable[_auth_pb2.IssueSessionTokenResponse]:
-        """Makes a session token for a worker whose key has the role `worker` and may serve that endpoint."""
+        """Makes a session token for a worker whose key has the role `worker` and may serve that endpoint, or that shows an
+        enrolment token.
+        """
+
+    @_abc_1.abstractmethod
+    def IssueEnrolmentToken(
+        self,
+        request: _auth_pb2.IssueEnrolmentTokenRequest,
+        context: _aio.ServicerContext[_auth_pb2.IssueEnrolmentTokenRequest, _abc.Awaitable[_auth_pb2.IssueEnrolmentTokenResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.IssueEnrolmentTokenResponse]:
+        """Makes an enrolment token: it admits one worker of one endpoint, once, however often the job that carries it runs. It
+        is kept before it is given, and the same start has the same one admission.
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeEnrolment(
+        self,
+        request: _auth_pb2.RevokeEnrolmentRequest,
+        context: _aio.ServicerContext[_auth_pb2.RevokeEnrolmentRequest, _abc.Awaitable[_auth_pb2.RevokeEnrolmentResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.RevokeEnrolmentResponse]:
+        """Ends an enrolment: whoever holds its token is admitted no more, and a worker that was admitted by it renews no more."""
 
     @_abc_1.abstractmethod
     def ListVerificationKeys(

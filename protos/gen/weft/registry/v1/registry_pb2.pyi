@@ -778,6 +778,231 @@ class DeleteRouteResponse(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class CreateFunctionRequest(message.Message):
+    """Makes a function."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    FUNCTION_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def function(self) -> resources_pb2.Function:
+        """The function, with its name."""
+
+    def __init__(
+        self,
+        *,
+        function: resources_pb2.Function | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["function", b"function"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["function", b"function"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CreateFunctionResponse(message.Message):
+    """The function as it is now."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    FUNCTION_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def function(self) -> resources_pb2.Function:
+        """The function."""
+
+    def __init__(
+        self,
+        *,
+        function: resources_pb2.Function | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["function", b"function"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["function", b"function"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetFunctionRequest(message.Message):
+    """Asks for a function."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """`functions/{function}`."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetFunctionResponse(message.Message):
+    """The function as it is now."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    FUNCTION_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def function(self) -> resources_pb2.Function:
+        """The function."""
+
+    def __init__(
+        self,
+        *,
+        function: resources_pb2.Function | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["function", b"function"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["function", b"function"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListFunctionsRequest(message.Message):
+    """Asks for functions."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    page_size: builtins.int
+    """At most how many; 0 leaves it to the registry, which gives at most 1000."""
+    page_token: builtins.str
+    """Where to go on, from the last response."""
+    def __init__(
+        self,
+        *,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListFunctionsResponse(message.Message):
+    """Functions."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    FUNCTIONS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Where to go on; empty when this was the last page."""
+    @builtins.property
+    def functions(self) -> containers.RepeatedCompositeFieldContainer[resources_pb2.Function]:
+        """The functions, by name."""
+
+    def __init__(
+        self,
+        *,
+        functions: abc.Iterable[resources_pb2.Function] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["functions", b"functions", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class UpdateFunctionRequest(message.Message):
+    """Changes a function."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    FUNCTION_FIELD_NUMBER: builtins.int
+    UPDATE_MASK_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def function(self) -> resources_pb2.Function:
+        """The function, with its name and the fields to change."""
+
+    @builtins.property
+    def update_mask(self) -> field_mask_pb2.FieldMask:
+        """The fields to change; absent means all."""
+
+    def __init__(
+        self,
+        *,
+        function: resources_pb2.Function | None = ...,
+        update_mask: field_mask_pb2.FieldMask | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["function", b"function", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["function", b"function", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class UpdateFunctionResponse(message.Message):
+    """The function as it is now."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    FUNCTION_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def function(self) -> resources_pb2.Function:
+        """The function."""
+
+    def __init__(
+        self,
+        *,
+        function: resources_pb2.Function | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["function", b"function"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["function", b"function"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DeleteFunctionRequest(message.Message):
+    """Deletes a function."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    ETAG_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """`functions/{function}`."""
+    etag: builtins.str
+    """If set, the etag that it must have."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        etag: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["etag", b"etag", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DeleteFunctionResponse(message.Message):
+    """Nothing more."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class ApplyRequest(message.Message):
     """Makes or replaces many resources."""
 
@@ -787,6 +1012,7 @@ class ApplyRequest(message.Message):
     ENDPOINTS_FIELD_NUMBER: builtins.int
     ROUTES_FIELD_NUMBER: builtins.int
     DRY_RUN_FIELD_NUMBER: builtins.int
+    FUNCTIONS_FIELD_NUMBER: builtins.int
     dry_run: builtins.bool
     """True to say what would be done, and do nothing."""
     @builtins.property
@@ -801,6 +1027,10 @@ class ApplyRequest(message.Message):
     def routes(self) -> containers.RepeatedCompositeFieldContainer[resources_pb2.Route]:
         """Routes, made last."""
 
+    @builtins.property
+    def functions(self) -> containers.RepeatedCompositeFieldContainer[resources_pb2.Function]:
+        """Functions."""
+
     def __init__(
         self,
         *,
@@ -808,10 +1038,11 @@ class ApplyRequest(message.Message):
         endpoints: abc.Iterable[resources_pb2.Endpoint] | None = ...,
         routes: abc.Iterable[resources_pb2.Route] | None = ...,
         dry_run: builtins.bool = ...,
+        functions: abc.Iterable[resources_pb2.Function] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["clusters", b"clusters", "dry_run", b"dry_run", "endpoints", b"endpoints", "routes", b"routes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["clusters", b"clusters", "dry_run", b"dry_run", "endpoints", b"endpoints", "functions", b"functions", "routes", b"routes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -924,6 +1155,7 @@ class Catalogue(message.Message):
     CLUSTERS_FIELD_NUMBER: builtins.int
     ENDPOINTS_FIELD_NUMBER: builtins.int
     ROUTES_FIELD_NUMBER: builtins.int
+    FUNCTIONS_FIELD_NUMBER: builtins.int
     @builtins.property
     def clusters(self) -> containers.RepeatedCompositeFieldContainer[resources_pb2.Cluster]:
         """The clusters."""
@@ -936,16 +1168,21 @@ class Catalogue(message.Message):
     def routes(self) -> containers.RepeatedCompositeFieldContainer[resources_pb2.Route]:
         """The routes."""
 
+    @builtins.property
+    def functions(self) -> containers.RepeatedCompositeFieldContainer[resources_pb2.Function]:
+        """The functions."""
+
     def __init__(
         self,
         *,
         clusters: abc.Iterable[resources_pb2.Cluster] | None = ...,
         endpoints: abc.Iterable[resources_pb2.Endpoint] | None = ...,
         routes: abc.Iterable[resources_pb2.Route] | None = ...,
+        functions: abc.Iterable[resources_pb2.Function] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["clusters", b"clusters", "endpoints", b"endpoints", "routes", b"routes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["clusters", b"clusters", "endpoints", b"endpoints", "functions", b"functions", "routes", b"routes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -959,6 +1196,7 @@ class Change(message.Message):
     ENDPOINT_FIELD_NUMBER: builtins.int
     ROUTE_FIELD_NUMBER: builtins.int
     DELETED_FIELD_NUMBER: builtins.int
+    FUNCTION_FIELD_NUMBER: builtins.int
     deleted: builtins.str
     """The name of a resource that was deleted."""
     @builtins.property
@@ -973,6 +1211,10 @@ class Change(message.Message):
     def route(self) -> resources_pb2.Route:
         """A route that was made or changed."""
 
+    @builtins.property
+    def function(self) -> resources_pb2.Function:
+        """A function that was made or changed."""
+
     def __init__(
         self,
         *,
@@ -980,11 +1222,12 @@ class Change(message.Message):
         endpoint: resources_pb2.Endpoint | None = ...,
         route: resources_pb2.Route | None = ...,
         deleted: builtins.str = ...,
+        function: resources_pb2.Function | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["cluster", b"cluster", "deleted", b"deleted", "endpoint", b"endpoint", "kind", b"kind", "route", b"route"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["cluster", b"cluster", "deleted", b"deleted", "endpoint", b"endpoint", "function", b"function", "kind", b"kind", "route", b"route"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["cluster", b"cluster", "deleted", b"deleted", "endpoint", b"endpoint", "kind", b"kind", "route", b"route"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["cluster", b"cluster", "deleted", b"deleted", "endpoint", b"endpoint", "function", b"function", "kind", b"kind", "route", b"route"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = typing.Literal["cluster", "endpoint", "route", "deleted"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = typing.Literal["cluster", "endpoint", "route", "deleted", "function"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class RegistryServiceStub(object):
-    """Keeps clusters, endpoints and routes. Reading needs the role `service` or `admin`, changing needs `admin`.
+    """Keeps clusters, endpoints, routes and functions. Reading needs the role `service` or `admin`, changing needs `admin`.
     """
 
     def __init__(self, channel):
@@ -115,6 +115,31 @@ class RegistryServiceStub(object):
                 request_serializer=weft_dot_registry_dot_v1_dot_registry__pb2.DeleteRouteRequest.SerializeToString,
                 response_deserializer=weft_dot_registry_dot_v1_dot_registry__pb2.DeleteRouteResponse.FromString,
                 _registered_method=True)
+        self.CreateFunction = channel.unary_unary(
+                '/weft.registry.v1.RegistryService/CreateFunction',
+                request_serializer=weft_dot_registry_dot_v1_dot_registry__pb2.CreateFunctionRequest.SerializeToString,
+                response_deserializer=weft_dot_registry_dot_v1_dot_registry__pb2.CreateFunctionResponse.FromString,
+                _registered_method=True)
+        self.GetFunction = channel.unary_unary(
+                '/weft.registry.v1.RegistryService/GetFunction',
+                request_serializer=weft_dot_registry_dot_v1_dot_registry__pb2.GetFunctionRequest.SerializeToString,
+                response_deserializer=weft_dot_registry_dot_v1_dot_registry__pb2.GetFunctionResponse.FromString,
+                _registered_method=True)
+        self.ListFunctions = channel.unary_unary(
+                '/weft.registry.v1.RegistryService/ListFunctions',
+                request_serializer=weft_dot_registry_dot_v1_dot_registry__pb2.ListFunctionsRequest.SerializeToString,
+                response_deserializer=weft_dot_registry_dot_v1_dot_registry__pb2.ListFunctionsResponse.FromString,
+                _registered_method=True)
+        self.UpdateFunction = channel.unary_unary(
+                '/weft.registry.v1.RegistryService/UpdateFunction',
+                request_serializer=weft_dot_registry_dot_v1_dot_registry__pb2.UpdateFunctionRequest.SerializeToString,
+                response_deserializer=weft_dot_registry_dot_v1_dot_registry__pb2.UpdateFunctionResponse.FromString,
+                _registered_method=True)
+        self.DeleteFunction = channel.unary_unary(
+                '/weft.registry.v1.RegistryService/DeleteFunction',
+                request_serializer=weft_dot_registry_dot_v1_dot_registry__pb2.DeleteFunctionRequest.SerializeToString,
+                response_deserializer=weft_dot_registry_dot_v1_dot_registry__pb2.DeleteFunctionResponse.FromString,
+                _registered_method=True)
         self.Apply = channel.unary_unary(
                 '/weft.registry.v1.RegistryService/Apply',
                 request_serializer=weft_dot_registry_dot_v1_dot_registry__pb2.ApplyRequest.SerializeToString,
@@ -128,7 +153,7 @@ class RegistryServiceStub(object):
 
 
 class RegistryServiceServicer(object):
-    """Keeps clusters, endpoints and routes. Reading needs the role `service` or `admin`, changing needs `admin`.
+    """Keeps clusters, endpoints, routes and functions. Reading needs the role `service` or `admin`, changing needs `admin`.
     """
 
     def CreateCluster(self, request, context):
@@ -243,6 +268,41 @@ class RegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateFunction(self, request, context):
+        """Makes a function.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetFunction(self, request, context):
+        """Gives a function.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFunctions(self, request, context):
+        """Lists functions by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateFunction(self, request, context):
+        """Changes the fields of a function that the mask names.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteFunction(self, request, context):
+        """Deletes a function.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Apply(self, request, context):
         """Makes or replaces many resources at once, all or none: what an import does.
         """
@@ -341,6 +401,31 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     request_deserializer=weft_dot_registry_dot_v1_dot_registry__pb2.DeleteRouteRequest.FromString,
                     response_serializer=weft_dot_registry_dot_v1_dot_registry__pb2.DeleteRouteResponse.SerializeToString,
             ),
+            'CreateFunction': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateFunction,
+                    request_deserializer=weft_dot_registry_dot_v1_dot_registry__pb2.CreateFunctionRequest.FromString,
+                    response_serializer=weft_dot_registry_dot_v1_dot_registry__pb2.CreateFunctionResponse.SerializeToString,
+            ),
+            'GetFunction': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetFunction,
+                    request_deserializer=weft_dot_registry_dot_v1_dot_registry__pb2.GetFunctionRequest.FromString,
+                    response_serializer=weft_dot_registry_dot_v1_dot_registry__pb2.GetFunctionResponse.SerializeToString,
+            ),
+            'ListFunctions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFunctions,
+                    request_deserializer=weft_dot_registry_dot_v1_dot_registry__pb2.ListFunctionsRequest.FromString,
+                    response_serializer=weft_dot_registry_dot_v1_dot_registry__pb2.ListFunctionsResponse.SerializeToString,
+            ),
+            'UpdateFunction': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateFunction,
+                    request_deserializer=weft_dot_registry_dot_v1_dot_registry__pb2.UpdateFunctionRequest.FromString,
+                    response_serializer=weft_dot_registry_dot_v1_dot_registry__pb2.UpdateFunctionResponse.SerializeToString,
+            ),
+            'DeleteFunction': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteFunction,
+                    request_deserializer=weft_dot_registry_dot_v1_dot_registry__pb2.DeleteFunctionRequest.FromString,
+                    response_serializer=weft_dot_registry_dot_v1_dot_registry__pb2.DeleteFunctionResponse.SerializeToString,
+            ),
             'Apply': grpc.unary_unary_rpc_method_handler(
                     servicer.Apply,
                     request_deserializer=weft_dot_registry_dot_v1_dot_registry__pb2.ApplyRequest.FromString,
@@ -360,7 +445,7 @@ def add_RegistryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RegistryService(object):
-    """Keeps clusters, endpoints and routes. Reading needs the role `service` or `admin`, changing needs `admin`.
+    """Keeps clusters, endpoints, routes and functions. Reading needs the role `service` or `admin`, changing needs `admin`.
     """
 
     @staticmethod
@@ -785,6 +870,141 @@ class RegistryService(object):
             '/weft.registry.v1.RegistryService/DeleteRoute',
             weft_dot_registry_dot_v1_dot_registry__pb2.DeleteRouteRequest.SerializeToString,
             weft_dot_registry_dot_v1_dot_registry__pb2.DeleteRouteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateFunction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weft.registry.v1.RegistryService/CreateFunction',
+            weft_dot_registry_dot_v1_dot_registry__pb2.CreateFunctionRequest.SerializeToString,
+            weft_dot_registry_dot_v1_dot_registry__pb2.CreateFunctionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetFunction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weft.registry.v1.RegistryService/GetFunction',
+            weft_dot_registry_dot_v1_dot_registry__pb2.GetFunctionRequest.SerializeToString,
+            weft_dot_registry_dot_v1_dot_registry__pb2.GetFunctionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFunctions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weft.registry.v1.RegistryService/ListFunctions',
+            weft_dot_registry_dot_v1_dot_registry__pb2.ListFunctionsRequest.SerializeToString,
+            weft_dot_registry_dot_v1_dot_registry__pb2.ListFunctionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateFunction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weft.registry.v1.RegistryService/UpdateFunction',
+            weft_dot_registry_dot_v1_dot_registry__pb2.UpdateFunctionRequest.SerializeToString,
+            weft_dot_registry_dot_v1_dot_registry__pb2.UpdateFunctionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteFunction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weft.registry.v1.RegistryService/DeleteFunction',
+            weft_dot_registry_dot_v1_dot_registry__pb2.DeleteFunctionRequest.SerializeToString,
+            weft_dot_registry_dot_v1_dot_registry__pb2.DeleteFunctionResponse.FromString,
             options,
             channel_credentials,
             insecure,

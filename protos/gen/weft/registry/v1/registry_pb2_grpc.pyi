@@ -13,7 +13,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RegistryServiceStub:
-    """Keeps clusters, endpoints and routes. Reading needs the role `service` or `admin`, changing needs `admin`."""
+    """Keeps clusters, endpoints, routes and functions. Reading needs the role `service` or `admin`, changing needs `admin`."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateCluster: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateClusterRequest, _registry_pb2.CreateClusterResponse]
@@ -48,6 +48,16 @@ class RegistryServiceStub:
     """Changes the fields of a route that the mask names."""
     DeleteRoute: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeleteRouteRequest, _registry_pb2.DeleteRouteResponse]
     """Deletes a route."""
+    CreateFunction: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateFunctionRequest, _registry_pb2.CreateFunctionResponse]
+    """Makes a function."""
+    GetFunction: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetFunctionRequest, _registry_pb2.GetFunctionResponse]
+    """Gives a function."""
+    ListFunctions: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListFunctionsRequest, _registry_pb2.ListFunctionsResponse]
+    """Lists functions by name."""
+    UpdateFunction: _aio.UnaryUnaryMultiCallable[_registry_pb2.UpdateFunctionRequest, _registry_pb2.UpdateFunctionResponse]
+    """Changes the fields of a function that the mask names."""
+    DeleteFunction: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeleteFunctionRequest, _registry_pb2.DeleteFunctionResponse]
+    """Deletes a function."""
     Apply: _aio.UnaryUnaryMultiCallable[_registry_pb2.ApplyRequest, _registry_pb2.ApplyResponse]
     """Makes or replaces many resources at once, all or none: what an import does."""
     Watch: _aio.UnaryStreamMultiCallable[_registry_pb2.WatchRequest, _registry_pb2.WatchResponse]
@@ -56,7 +66,7 @@ class RegistryServiceStub:
     """
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps clusters, endpoints and routes. Reading needs the role `service` or `admin`, changing needs `admin`."""
+    """Keeps clusters, endpoints, routes and functions. Reading needs the role `service` or `admin`, changing needs `admin`."""
 
     @_abc_1.abstractmethod
     def CreateCluster(
@@ -185,6 +195,46 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_registry_pb2.DeleteRouteRequest, _abc.Awaitable[_registry_pb2.DeleteRouteResponse]],
     ) -> _abc.Awaitable[_registry_pb2.DeleteRouteResponse]:
         """Deletes a route."""
+
+    @_abc_1.abstractmethod
+    def CreateFunction(
+        self,
+        request: _registry_pb2.CreateFunctionRequest,
+        context: _aio.ServicerContext[_registry_pb2.CreateFunctionRequest, _abc.Awaitable[_registry_pb2.CreateFunctionResponse]],
+    ) -> _abc.Awaitable[_registry_pb2.CreateFunctionResponse]:
+        """Makes a function."""
+
+    @_abc_1.abstractmethod
+    def GetFunction(
+        self,
+        request: _registry_pb2.GetFunctionRequest,
+        context: _aio.ServicerContext[_registry_pb2.GetFunctionRequest, _abc.Awaitable[_registry_pb2.GetFunctionResponse]],
+    ) -> _abc.Awaitable[_registry_pb2.GetFunctionResponse]:
+        """Gives a function."""
+
+    @_abc_1.abstractmethod
+    def ListFunctions(
+        self,
+        request: _registry_pb2.ListFunctionsRequest,
+        context: _aio.ServicerContext[_registry_pb2.ListFunctionsRequest, _abc.Awaitable[_registry_pb2.ListFunctionsResponse]],
+    ) -> _abc.Awaitable[_registry_pb2.ListFunctionsResponse]:
+        """Lists functions by name."""
+
+    @_abc_1.abstractmethod
+    def UpdateFunction(
+        self,
+        request: _registry_pb2.UpdateFunctionRequest,
+        context: _aio.ServicerContext[_registry_pb2.UpdateFunctionRequest, _abc.Awaitable[_registry_pb2.UpdateFunctionResponse]],
+    ) -> _abc.Awaitable[_registry_pb2.UpdateFunctionResponse]:
+        """Changes the fields of a function that the mask names."""
+
+    @_abc_1.abstractmethod
+    def DeleteFunction(
+        self,
+        request: _registry_pb2.DeleteFunctionRequest,
+        context: _aio.ServicerContext[_registry_pb2.DeleteFunctionRequest, _abc.Awaitable[_registry_pb2.DeleteFunctionResponse]],
+    ) -> _abc.Awaitable[_registry_pb2.DeleteFunctionResponse]:
+        """Deletes a function."""
 
     @_abc_1.abstractmethod
     def Apply(

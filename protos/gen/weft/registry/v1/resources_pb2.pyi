@@ -7,6 +7,7 @@ from collections import abc as abc
 from google.protobuf import descriptor as descriptor
 from google.protobuf import duration_pb2 as duration_pb2
 from google.protobuf import message as message
+from google.protobuf import struct_pb2 as struct_pb2
 from google.protobuf import timestamp_pb2 as timestamp_pb2
 from google.protobuf.internal import containers as containers
 from google.protobuf.internal import enum_type_wrapper as enum_type_wrapper
@@ -47,6 +48,33 @@ AVAILABILITY_DRAINING: Availability.ValueType  # 2
 """Takes no new calls; open ones finish."""
 AVAILABILITY_MAINTENANCE: Availability.ValueType  # 3
 """Takes no calls: its people work on it. `notice` tells the users why."""
+
+class _CallMode:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CallModeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_CallMode.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    CALL_MODE_UNSPECIFIED: _CallMode.ValueType  # 0
+    """Never sent; in a request it means auto."""
+    CALL_MODE_AUTO: _CallMode.ValueType  # 1
+    """Over the sessions that its workers dial; as tasks once a node has been found that cannot reach a router."""
+    CALL_MODE_SESSION: _CallMode.ValueType  # 2
+    """Over sessions alone."""
+    CALL_MODE_TASK: _CallMode.ValueType  # 3
+    """As tasks, one a call, answered when the whole answer is there."""
+
+class CallMode(_CallMode, metaclass=_CallModeEnumTypeWrapper):
+    """How calls travel to an endpoint of Globus Compute."""
+
+CALL_MODE_UNSPECIFIED: CallMode.ValueType  # 0
+"""Never sent; in a request it means auto."""
+CALL_MODE_AUTO: CallMode.ValueType  # 1
+"""Over the sessions that its workers dial; as tasks once a node has been found that cannot reach a router."""
+CALL_MODE_SESSION: CallMode.ValueType  # 2
+"""Over sessions alone."""
+CALL_MODE_TASK: CallMode.ValueType  # 3
+"""As tasks, one a call, answered when the whole answer is there."""
 
 @typing.final
 class Cluster(message.Message):
@@ -108,7 +136,9 @@ class Cluster(message.Message):
 
     @builtins.property
     def queue_status(self) -> GlobusFunction:
-        """The Globus Compute endpoint and function that tell the state of its queue, if it has them."""
+        """The Globus Compute endpoint and function that tell the state of its queue, if it has them. The function may be left
+        empty: it is then the newest `functions/queue-status` that the endpoint allows.
+        """
 
     @builtins.property
     def labels(self) -> containers.ScalarMap[builtins.str, builtins.str]:
@@ -335,22 +365,37 @@ class HttpBackend(message.Message):
 
 @typing.final
 class GlobusBackend(message.Message):
-    """A Globus Compute endpoint."""
+    """A Globus Compute endpoint. Where a function's UUID is left empty, it is the newest version of Weft's own function that
+    the Globus Compute endpoint allows, so that old and new versions stand side by side while an upgrade runs.
+    """
 
     DESCRIPTOR: descriptor.Descriptor
 
     INFERENCE_FIELD_NUMBER: builtins.int
     BATCH_FIELD_NUMBER: builtins.int
     API_PORT_FIELD_NUMBER: builtins.int
+    LAUNCH_FIELD_NUMBER: builtins.int
+    CALL_MODE_FIELD_NUMBER: builtins.int
+    CREDENTIALS_FIELD_NUMBER: builtins.int
     api_port: builtins.int
-    """The port that vLLM listens on, on its node."""
+    """The port that vLLM listens on, on its node; 0 leaves it to the worker."""
+    call_mode: CallMode.ValueType
+    """How calls travel."""
+    credentials: builtins.str
+    """The name of the credentials, in the launcher's configuration, that tasks are submitted with; empty means `default`."""
     @builtins.property
     def inference(self) -> GlobusFunction:
-        """The endpoint's and the inference function's UUIDs."""
+        """Where the calls go that travel as tasks; its function is `functions/inference`. Absent means where `launch` starts
+        workers.
+        """
 
     @builtins.property
     def batch(self) -> GlobusFunction:
-        """The endpoint's and the batch function's UUIDs, if it has them."""
+        """The endpoint's and the batch function's UUIDs, if it has them; its function is `functions/batch`."""
+
+    @builtins.property
+    def launch(self) -> LaunchPolicy:
+        """How workers are started here; absent means that none are, and every call travels as a task."""
 
     def __init__(
         self,
@@ -358,10 +403,97 @@ class GlobusBackend(message.Message):
         inference: GlobusFunction | None = ...,
         batch: GlobusFunction | None = ...,
         api_port: builtins.int = ...,
+        launch: LaunchPolicy | None = ...,
+        call_mode: CallMode.ValueType = ...,
+        credentials: builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["batch", b"batch", "inference", b"inference"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["batch", b"batch", "inference", b"inference", "launch", b"launch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["api_port", b"api_port", "batch", b"batch", "inference", b"inference"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["api_port", b"api_port", "batch", b"batch", "call_mode", b"call_mode", "credentials", b"credentials", "inference", b"inference", "launch", b"launch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class LaunchPolicy(message.Message):
+    """How many workers an endpoint is to have, and how they are started."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    START_WORKER_FIELD_NUMBER: builtins.int
+    MIN_WORKERS_FIELD_NUMBER: builtins.int
+    MAX_WORKERS_FIELD_NUMBER: builtins.int
+    CALLS_PER_WORKER_FIELD_NUMBER: builtins.int
+    IDLE_TIME_FIELD_NUMBER: builtins.int
+    KEEP_WARM_FIELD_NUMBER: builtins.int
+    WALLTIME_FIELD_NUMBER: builtins.int
+    REPLACE_BEFORE_FIELD_NUMBER: builtins.int
+    QUEUE_TIME_FIELD_NUMBER: builtins.int
+    USER_ENDPOINT_CONFIG_FIELD_NUMBER: builtins.int
+    ROUTERS_FIELD_NUMBER: builtins.int
+    SERVES_FIELD_NUMBER: builtins.int
+    min_workers: builtins.int
+    """Workers that it has always, calls or not."""
+    max_workers: builtins.int
+    """Workers that it has at most; 0 means 1."""
+    calls_per_worker: builtins.int
+    """Calls that one worker is to take before another is started; 0 means that calls start no second one."""
+    keep_warm: builtins.bool
+    """True to leave the last worker running, once calls have started it, until its job ends."""
+    serves: builtins.str
+    """Whose local account the workers run under, `users/{user}`; they then serve that person alone. Empty means that they
+    are shared.
+    """
+    @builtins.property
+    def start_worker(self) -> GlobusFunction:
+        """The Globus Compute endpoint that starts them; its function is `functions/start-worker`."""
+
+    @builtins.property
+    def idle_time(self) -> duration_pb2.Duration:
+        """How long a worker beyond `min_workers` may be without calls before it is stopped; absent leaves it to the launcher."""
+
+    @builtins.property
+    def walltime(self) -> duration_pb2.Duration:
+        """The walltime of a job, for schedulers that do not tell the job itself; absent means that it has no end."""
+
+    @builtins.property
+    def replace_before(self) -> duration_pb2.Duration:
+        """How long before the end of a job its replacement is started; absent leaves it to the launcher."""
+
+    @builtins.property
+    def queue_time(self) -> duration_pb2.Duration:
+        """How long a job may wait in the queue before its start is given up; absent leaves it to the launcher."""
+
+    @builtins.property
+    def user_endpoint_config(self) -> struct_pb2.Struct:
+        """Values for the Globus Compute endpoint's template. The launcher adds `weft_slot`, the number of the worker, so that
+        each worker has a user endpoint, and so a job, of its own.
+        """
+
+    @builtins.property
+    def routers(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The routers that workers dial, `host:port` or `https://host:port`; empty means those of the launcher's
+        configuration.
+        """
+
+    def __init__(
+        self,
+        *,
+        start_worker: GlobusFunction | None = ...,
+        min_workers: builtins.int = ...,
+        max_workers: builtins.int = ...,
+        calls_per_worker: builtins.int = ...,
+        idle_time: duration_pb2.Duration | None = ...,
+        keep_warm: builtins.bool = ...,
+        walltime: duration_pb2.Duration | None = ...,
+        replace_before: duration_pb2.Duration | None = ...,
+        queue_time: duration_pb2.Duration | None = ...,
+        user_endpoint_config: struct_pb2.Struct | None = ...,
+        routers: abc.Iterable[builtins.str] | None = ...,
+        serves: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["idle_time", b"idle_time", "queue_time", b"queue_time", "replace_before", b"replace_before", "start_worker", b"start_worker", "user_endpoint_config", b"user_endpoint_config", "walltime", b"walltime"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["calls_per_worker", b"calls_per_worker", "idle_time", b"idle_time", "keep_warm", b"keep_warm", "max_workers", b"max_workers", "min_workers", b"min_workers", "queue_time", b"queue_time", "replace_before", b"replace_before", "routers", b"routers", "serves", b"serves", "start_worker", b"start_worker", "user_endpoint_config", b"user_endpoint_config", "walltime", b"walltime"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -386,6 +518,110 @@ class GlobusFunction(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["endpoint_uuid", b"endpoint_uuid", "function_uuid", b"function_uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Function(message.Message):
+    """One of Weft's own functions (`compute_functions/`) as registered with Globus Compute."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class LabelsEntry(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: builtins.int
+    VERSIONS_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
+    ETAG_FIELD_NUMBER: builtins.int
+    CREATE_TIME_FIELD_NUMBER: builtins.int
+    UPDATE_TIME_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """`functions/{function}`: `functions/start-worker`, `functions/inference`, `functions/batch`,
+    `functions/queue-status`, `functions/probe`.
+    """
+    etag: builtins.str
+    """Changes with each change of the resource; sent in an update, it must be the present one."""
+    @builtins.property
+    def versions(self) -> containers.RepeatedCompositeFieldContainer[FunctionVersion]:
+        """What is registered, newest first."""
+
+    @builtins.property
+    def labels(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+        """Labels for people and tools."""
+
+    @builtins.property
+    def create_time(self) -> timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    @builtins.property
+    def update_time(self) -> timestamp_pb2.Timestamp:
+        """When it last changed."""
+
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        versions: abc.Iterable[FunctionVersion] | None = ...,
+        labels: abc.Mapping[builtins.str, builtins.str] | None = ...,
+        etag: builtins.str = ...,
+        create_time: timestamp_pb2.Timestamp | None = ...,
+        update_time: timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["create_time", b"create_time", "etag", b"etag", "labels", b"labels", "name", b"name", "update_time", b"update_time", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class FunctionVersion(message.Message):
+    """One registration of a function."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    UUID_FIELD_NUMBER: builtins.int
+    SHA256_FIELD_NUMBER: builtins.int
+    REGISTER_TIME_FIELD_NUMBER: builtins.int
+    HA_ENDPOINT_UUID_FIELD_NUMBER: builtins.int
+    uuid: builtins.str
+    """The UUID that Globus Compute gave it."""
+    sha256: builtins.str
+    """The SHA-256 of the function's source, in hex."""
+    ha_endpoint_uuid: builtins.str
+    """The high-assurance endpoint that it belongs to; empty for all others."""
+    @builtins.property
+    def register_time(self) -> timestamp_pb2.Timestamp:
+        """When it was registered."""
+
+    def __init__(
+        self,
+        *,
+        uuid: builtins.str = ...,
+        sha256: builtins.str = ...,
+        register_time: timestamp_pb2.Timestamp | None = ...,
+        ha_endpoint_uuid: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["register_time", b"register_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["ha_endpoint_uuid", b"ha_endpoint_uuid", "register_time", b"register_time", "sha256", b"sha256", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,6 +8,7 @@ router to worker; `services/rpc/mux.py` is written once for both.
 from collections import abc as abc
 from google.protobuf import descriptor as descriptor
 from google.protobuf import message as message
+from google.protobuf import timestamp_pb2 as timestamp_pb2
 from google.protobuf.internal import containers as containers
 from google.protobuf.internal import enum_type_wrapper as enum_type_wrapper
 from weft.errors.v1 import errors_pb2 as errors_pb2
@@ -72,6 +73,7 @@ class Frame(message.Message):
     PONG_FIELD_NUMBER: builtins.int
     DRAIN_FIELD_NUMBER: builtins.int
     REPORT_FIELD_NUMBER: builtins.int
+    STOP_FIELD_NUMBER: builtins.int
     call: builtins.int
     """The call that the frame belongs to, a number chosen by the peer that opens it and never used again on this stream;
     0 is the session itself.
@@ -122,6 +124,10 @@ class Frame(message.Message):
     def report(self) -> Report:
         """How the sender, a worker, is doing, on call 0."""
 
+    @builtins.property
+    def stop(self) -> Stop:
+        """The router's wish that the worker finish its open calls and end, on call 0."""
+
     def __init__(
         self,
         *,
@@ -138,12 +144,13 @@ class Frame(message.Message):
         pong: Pong | None = ...,
         drain: Drain | None = ...,
         report: Report | None = ...,
+        stop: Stop | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["cancel", b"cancel", "credit", b"credit", "data", b"data", "drain", b"drain", "end", b"end", "error", b"error", "head", b"head", "hello", b"hello", "kind", b"kind", "open", b"open", "ping", b"ping", "pong", b"pong", "report", b"report"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["cancel", b"cancel", "credit", b"credit", "data", b"data", "drain", b"drain", "end", b"end", "error", b"error", "head", b"head", "hello", b"hello", "kind", b"kind", "open", b"open", "ping", b"ping", "pong", b"pong", "report", b"report", "stop", b"stop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["call", b"call", "cancel", b"cancel", "credit", b"credit", "data", b"data", "drain", b"drain", "end", b"end", "error", b"error", "head", b"head", "hello", b"hello", "kind", b"kind", "open", b"open", "ping", b"ping", "pong", b"pong", "report", b"report"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["call", b"call", "cancel", b"cancel", "credit", b"credit", "data", b"data", "drain", b"drain", "end", b"end", "error", b"error", "head", b"head", "hello", b"hello", "kind", b"kind", "open", b"open", "ping", b"ping", "pong", b"pong", "report", b"report", "stop", b"stop"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = typing.Literal["hello", "open", "head", "data", "credit", "end", "error", "cancel", "ping", "pong", "drain", "report"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = typing.Literal["hello", "open", "head", "data", "credit", "end", "error", "cancel", "ping", "pong", "drain", "report", "stop"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -384,6 +391,30 @@ class Drain(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class Stop(message.Message):
+    """The wish that a worker end: nobody has called it for long, or its start was given up."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    WHY_FIELD_NUMBER: builtins.int
+    GRACE_MS_FIELD_NUMBER: builtins.int
+    why: builtins.str
+    """Why, for the worker's log."""
+    grace_ms: builtins.int
+    """How long open calls may go on, in milliseconds; 0 leaves it to the worker."""
+    def __init__(
+        self,
+        *,
+        why: builtins.str = ...,
+        grace_ms: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["grace_ms", b"grace_ms", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class Report(message.Message):
     """What a worker tells of itself: when it attaches, when something changes, and every few seconds."""
 
@@ -394,6 +425,7 @@ class Report(message.Message):
     MODELS_FIELD_NUMBER: builtins.int
     MAX_CALLS_FIELD_NUMBER: builtins.int
     LOAD_FIELD_NUMBER: builtins.int
+    JOB_FIELD_NUMBER: builtins.int
     state: WorkerState.ValueType
     """Whether the worker's vLLM answers."""
     detail: builtins.str
@@ -408,6 +440,10 @@ class Report(message.Message):
     def load(self) -> Load:
         """vLLM's load, from its metrics."""
 
+    @builtins.property
+    def job(self) -> Job:
+        """The scheduler's job that the worker runs in; absent if it runs in none."""
+
     def __init__(
         self,
         *,
@@ -416,10 +452,45 @@ class Report(message.Message):
         models: abc.Iterable[ServedModel] | None = ...,
         max_calls: builtins.int = ...,
         load: Load | None = ...,
+        job: Job | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["load", b"load"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["job", b"job", "load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["detail", b"detail", "load", b"load", "max_calls", b"max_calls", "models", b"models", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["detail", b"detail", "job", b"job", "load", b"load", "max_calls", b"max_calls", "models", b"models", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Job(message.Message):
+    """A scheduler's job."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    HOST_FIELD_NUMBER: builtins.int
+    ACCOUNT_FIELD_NUMBER: builtins.int
+    END_TIME_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """Its id, as the scheduler gives it."""
+    host: builtins.str
+    """The node that the worker runs on."""
+    account: builtins.str
+    """The local account that it runs under."""
+    @builtins.property
+    def end_time(self) -> timestamp_pb2.Timestamp:
+        """When the job ends, for all that runs in it; absent if it has no end."""
+
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        host: builtins.str = ...,
+        account: builtins.str = ...,
+        end_time: timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["end_time", b"end_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account", b"account", "end_time", b"end_time", "host", b"host", "id", b"id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -220,6 +220,8 @@ class Session(message.Message):
     OPEN_CALLS_FIELD_NUMBER: builtins.int
     OUTSTANDING_TOKENS_FIELD_NUMBER: builtins.int
     ENDED_CALLS_FIELD_NUMBER: builtins.int
+    START_FIELD_NUMBER: builtins.int
+    SERVES_FIELD_NUMBER: builtins.int
     endpoint: builtins.str
     """The endpoint: `clusters/{cluster}/endpoints/{endpoint}`."""
     instance: builtins.str
@@ -234,6 +236,10 @@ class Session(message.Message):
     """The tokens that these calls may still cost: prompt bytes / 4 and the rest of `max_tokens`, as planning reckons."""
     ended_calls: builtins.int
     """The calls that ended here since it attached."""
+    start: builtins.str
+    """The start of the launcher that it came from; empty for a worker that attached by a key."""
+    serves: builtins.str
+    """The one principal whom it serves; empty if it is shared."""
     @builtins.property
     def connect_time(self) -> timestamp_pb2.Timestamp:
         """When it attached."""
@@ -254,9 +260,54 @@ class Session(message.Message):
         open_calls: builtins.int = ...,
         outstanding_tokens: builtins.int = ...,
         ended_calls: builtins.int = ...,
+        start: builtins.str = ...,
+        serves: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["connect_time", b"connect_time", "report", b"report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["agent", b"agent", "connect_time", b"connect_time", "ended_calls", b"ended_calls", "endpoint", b"endpoint", "instance", b"instance", "open_calls", b"open_calls", "outstanding_tokens", b"outstanding_tokens", "peer", b"peer", "report", b"report"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["agent", b"agent", "connect_time", b"connect_time", "ended_calls", b"ended_calls", "endpoint", b"endpoint", "instance", b"instance", "open_calls", b"open_calls", "outstanding_tokens", b"outstanding_tokens", "peer", b"peer", "report", b"report", "serves", b"serves", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class StopSessionRequest(message.Message):
+    """Asks a worker to end."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ENDPOINT_FIELD_NUMBER: builtins.int
+    INSTANCE_FIELD_NUMBER: builtins.int
+    WHY_FIELD_NUMBER: builtins.int
+    endpoint: builtins.str
+    """The endpoint: `clusters/{cluster}/endpoints/{endpoint}`."""
+    instance: builtins.str
+    """The worker's own name for this run of it."""
+    why: builtins.str
+    """Why, for the worker's log."""
+    def __init__(
+        self,
+        *,
+        endpoint: builtins.str = ...,
+        instance: builtins.str = ...,
+        why: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["endpoint", b"endpoint", "instance", b"instance", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class StopSessionResponse(message.Message):
+    """It was asked."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

@@ -55,6 +55,11 @@ class SessionServiceStub(object):
                 request_serializer=weft_dot_session_dot_v1_dot_session__pb2.ListSessionsRequest.SerializeToString,
                 response_deserializer=weft_dot_session_dot_v1_dot_session__pb2.ListSessionsResponse.FromString,
                 _registered_method=True)
+        self.StopSession = channel.unary_unary(
+                '/weft.session.v1.SessionService/StopSession',
+                request_serializer=weft_dot_session_dot_v1_dot_session__pb2.StopSessionRequest.SerializeToString,
+                response_deserializer=weft_dot_session_dot_v1_dot_session__pb2.StopSessionResponse.FromString,
+                _registered_method=True)
 
 
 class SessionServiceServicer(object):
@@ -62,8 +67,8 @@ class SessionServiceServicer(object):
     """
 
     def Enrol(self, request, context):
-        """Exchanges a worker's key (`authorization: Bearer …`) for a short-lived session token, bound to one endpoint and one
-        instance.
+        """Exchanges a worker's key or an enrolment token (`authorization: Bearer …`) for a short-lived session token, bound to
+        one endpoint and one instance.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -86,7 +91,14 @@ class SessionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListSessions(self, request, context):
-        """Lists the workers that are attached to this router, for administrators.
+        """Lists the workers that are attached to this router, for administrators and services.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StopSession(self, request, context):
+        """Asks an attached worker to finish its open calls and end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,6 +126,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.ListSessions,
                     request_deserializer=weft_dot_session_dot_v1_dot_session__pb2.ListSessionsRequest.FromString,
                     response_serializer=weft_dot_session_dot_v1_dot_session__pb2.ListSessionsResponse.SerializeToString,
+            ),
+            'StopSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.StopSession,
+                    request_deserializer=weft_dot_session_dot_v1_dot_session__pb2.StopSessionRequest.FromString,
+                    response_serializer=weft_dot_session_dot_v1_dot_session__pb2.StopSessionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -225,6 +242,33 @@ class SessionService(object):
             '/weft.session.v1.SessionService/ListSessions',
             weft_dot_session_dot_v1_dot_session__pb2.ListSessionsRequest.SerializeToString,
             weft_dot_session_dot_v1_dot_session__pb2.ListSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StopSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weft.session.v1.SessionService/StopSession',
+            weft_dot_session_dot_v1_dot_session__pb2.StopSessionRequest.SerializeToString,
+            weft_dot_session_dot_v1_dot_session__pb2.StopSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

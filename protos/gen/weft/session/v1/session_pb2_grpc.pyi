@@ -17,8 +17,8 @@ class SessionServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Enrol: _aio.UnaryUnaryMultiCallable[_session_pb2.EnrolRequest, _session_pb2.EnrolResponse]
-    """Exchanges a worker's key (`authorization: Bearer …`) for a short-lived session token, bound to one endpoint and one
-    instance.
+    """Exchanges a worker's key or an enrolment token (`authorization: Bearer …`) for a short-lived session token, bound to
+    one endpoint and one instance.
     """
     RenewToken: _aio.UnaryUnaryMultiCallable[_session_pb2.RenewTokenRequest, _session_pb2.RenewTokenResponse]
     """Exchanges a session token that is still good (`authorization: Bearer …`) for a fresh one. The open session of that
@@ -29,7 +29,9 @@ class SessionServiceStub:
     answers them.
     """
     ListSessions: _aio.UnaryUnaryMultiCallable[_session_pb2.ListSessionsRequest, _session_pb2.ListSessionsResponse]
-    """Lists the workers that are attached to this router, for administrators."""
+    """Lists the workers that are attached to this router, for administrators and services."""
+    StopSession: _aio.UnaryUnaryMultiCallable[_session_pb2.StopSessionRequest, _session_pb2.StopSessionResponse]
+    """Asks an attached worker to finish its open calls and end."""
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     """What a router offers to workers, and to those who watch them. A worker needs to reach nothing but this."""
@@ -40,8 +42,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.EnrolRequest,
         context: _aio.ServicerContext[_session_pb2.EnrolRequest, _abc.Awaitable[_session_pb2.EnrolResponse]],
     ) -> _abc.Awaitable[_session_pb2.EnrolResponse]:
-        """Exchanges a worker's key (`authorization: Bearer …`) for a short-lived session token, bound to one endpoint and one
-        instance.
+        """Exchanges a worker's key or an enrolment token (`authorization: Bearer …`) for a short-lived session token, bound to
+        one endpoint and one instance.
         """
 
     @_abc_1.abstractmethod
@@ -70,6 +72,14 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.ListSessionsRequest,
         context: _aio.ServicerContext[_session_pb2.ListSessionsRequest, _abc.Awaitable[_session_pb2.ListSessionsResponse]],
     ) -> _abc.Awaitable[_session_pb2.ListSessionsResponse]:
-        """Lists the workers that are attached to this router, for administrators."""
+        """Lists the workers that are attached to this router, for administrators and services."""
+
+    @_abc_1.abstractmethod
+    def StopSession(
+        self,
+        request: _session_pb2.StopSessionRequest,
+        context: _aio.ServicerContext[_session_pb2.StopSessionRequest, _abc.Awaitable[_session_pb2.StopSessionResponse]],
+    ) -> _abc.Awaitable[_session_pb2.StopSessionResponse]:
+        """Asks an attached worker to finish its open calls and end."""
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _aio.Server) -> None: ...
