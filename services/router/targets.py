@@ -16,7 +16,8 @@ class Server:
     it.
 
     `endpoint` is a resource name, `instance` the worker's own name or the URL. `models` are the names that it knows,
-    each with its entry in `/v1/models` as JSON text. `max_calls` 0 means that it sets no bound.
+    each with its entry in `/v1/models` as JSON text. `max_calls` 0 means that it sets no bound. `serves` is the one
+    principal whom it serves; empty means that it is shared.
     """
 
     endpoint: str
@@ -30,6 +31,7 @@ class Server:
     outstanding_tokens: int = 0
     ended_calls: int = 0
     last_call: int = 0
+    serves: str = ""
 
 
 @dataclass(frozen=True, slots=True)

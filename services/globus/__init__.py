@@ -1,0 +1,1 @@
+"""How we speak with Globus Compute: credentials, the control of endpoints and functions, tasks."""
