@@ -54,6 +54,7 @@ class Reason(enum.Enum):
     TOTAL_TIMEOUT = 38
     PROTOCOL_VIOLATION = 39
     INTERNAL = 40
+    LAUNCHER_UNAVAILABLE = 41
 
 
 class GrpcCode(enum.Enum):
@@ -302,6 +303,11 @@ CATALOGUE: Final[dict[Reason, ErrorKind]] = {
         500, GrpcCode.INTERNAL, _SERVER, "internal_error",
         "Something went wrong inside Weft; its log says more, under this request's id.",
         "Something went wrong inside Weft; its log says more, under this request's id.",
+    ),
+    Reason.LAUNCHER_UNAVAILABLE: ErrorKind(
+        503, GrpcCode.UNAVAILABLE, _SERVER, "launcher_unavailable",
+        "The launcher, which starts workers, cannot be reached; try again shortly.",
+        "The launcher, which starts workers, cannot be reached; try again shortly.",
     ),
 }  # fmt: skip
 

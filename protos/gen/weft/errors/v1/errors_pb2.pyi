@@ -106,6 +106,8 @@ class _ReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTyp
     """A peer broke the rules of the session protocol."""
     REASON_INTERNAL: _Reason.ValueType  # 40
     """A fault in Weft itself."""
+    REASON_LAUNCHER_UNAVAILABLE: _Reason.ValueType  # 41
+    """The launcher cannot be reached, or its storage failed."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why Weft refused or ended something. Each reason's HTTP and gRPC status, its OpenAI `type` and `code`, its sentence
@@ -195,6 +197,8 @@ REASON_PROTOCOL_VIOLATION: Reason.ValueType  # 39
 """A peer broke the rules of the session protocol."""
 REASON_INTERNAL: Reason.ValueType  # 40
 """A fault in Weft itself."""
+REASON_LAUNCHER_UNAVAILABLE: Reason.ValueType  # 41
+"""The launcher cannot be reached, or its storage failed."""
 
 @typing.final
 class Error(message.Message):
