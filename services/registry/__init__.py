@@ -1,1 +1,1 @@
-"""The registry: clusters, endpoints and routes, kept in a database, and told to whoever watches."""
+"""The registry: clusters, endpoints, routes and functions, kept in a database, and told to whoever watches."""

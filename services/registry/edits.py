@@ -16,7 +16,7 @@ from services.registry.store import Writer, found
 from services.registry.tables import Resource
 from services.registry.validation import check_resource
 
-_R = TypeVar("_R", resources_pb2.Cluster, resources_pb2.Endpoint, resources_pb2.Route)
+_R = TypeVar("_R", resources_pb2.Cluster, resources_pb2.Endpoint, resources_pb2.Route, resources_pb2.Function)
 
 OURS: Final = ("etag", "create_time", "update_time")
 """Fields that the registry alone sets."""
@@ -76,6 +76,7 @@ async def apply(writer: Writer, request: registry_pb2.ApplyRequest) -> list[regi
         ("clusters", request.clusters),
         ("endpoints", request.endpoints),
         ("routes", request.routes),
+        ("functions", request.functions),
     )
     for field, resources in groups:
         for index, resource in enumerate(resources):
@@ -109,7 +110,7 @@ async def _put(writer: Writer, resource: _R, existing: _R | None, param: str) ->
     await _check_references(writer, resource, param)
     placed = type(resource)()
     placed.CopyFrom(resource)
-    if not isinstance(placed, resources_pb2.Route) and not placed.availability:
+    if isinstance(placed, resources_pb2.Cluster | resources_pb2.Endpoint) and not placed.availability:
         placed.availability = resources_pb2.AVAILABILITY_ACTIVE
     if existing is not None:
         for field in OURS:

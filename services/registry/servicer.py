@@ -13,7 +13,7 @@ from services.core.names import check
 from services.core.principal import Role
 from services.registry import edits
 from services.registry.store import Store
-from services.registry.tables import CLUSTER, ENDPOINT, ROUTE, Kind, Resource
+from services.registry.tables import CLUSTER, ENDPOINT, FUNCTION, ROUTE, Kind, Resource
 from services.registry.watch import Hub
 from services.rpc.boundary import Access
 from services.rpc.paging import from_token, page_size, to_token
@@ -28,6 +28,8 @@ _READERS: Final = (
     "ListEndpoints",
     "GetRoute",
     "ListRoutes",
+    "GetFunction",
+    "ListFunctions",
     "Watch",
 )
 _CHANGERS: Final = (
@@ -41,6 +43,9 @@ _CHANGERS: Final = (
     "CreateRoute",
     "UpdateRoute",
     "DeleteRoute",
+    "CreateFunction",
+    "UpdateFunction",
+    "DeleteFunction",
     "Apply",
 )
 ACCESS: Final[Access] = {
@@ -126,6 +131,27 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     async def DeleteRoute(self, request: pb.DeleteRouteRequest, context: _Context) -> pb.DeleteRouteResponse:
         await self._delete(ROUTE, request.name, request.etag)
         return pb.DeleteRouteResponse()
+
+    async def CreateFunction(self, request: pb.CreateFunctionRequest, context: _Context) -> pb.CreateFunctionResponse:
+        async with self._store.write() as writer:
+            return pb.CreateFunctionResponse(function=await edits.create(writer, request.function))
+
+    async def GetFunction(self, request: pb.GetFunctionRequest, context: _Context) -> pb.GetFunctionResponse:
+        return pb.GetFunctionResponse(function=cast("resources_pb2.Function", await self._get(FUNCTION, request.name)))
+
+    async def ListFunctions(self, request: pb.ListFunctionsRequest, context: _Context) -> pb.ListFunctionsResponse:
+        functions, token = await self._page(FUNCTION, request.page_size, request.page_token)
+        return pb.ListFunctionsResponse(
+            functions=cast("list[resources_pb2.Function]", functions), next_page_token=token
+        )
+
+    async def UpdateFunction(self, request: pb.UpdateFunctionRequest, context: _Context) -> pb.UpdateFunctionResponse:
+        async with self._store.write() as writer:
+            return pb.UpdateFunctionResponse(function=await edits.update(writer, request.function, request.update_mask))
+
+    async def DeleteFunction(self, request: pb.DeleteFunctionRequest, context: _Context) -> pb.DeleteFunctionResponse:
+        await self._delete(FUNCTION, request.name, request.etag)
+        return pb.DeleteFunctionResponse()
 
     async def Apply(self, request: pb.ApplyRequest, context: _Context) -> pb.ApplyResponse:
         async with self._store.write(dry_run=request.dry_run) as writer:

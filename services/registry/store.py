@@ -21,6 +21,7 @@ from services.core.names import endpoint_name
 from services.registry.tables import (
     CLUSTER,
     ENDPOINT,
+    FUNCTION,
     HEAD,
     KINDS,
     ROUTE,
@@ -42,7 +43,7 @@ _AWAY: Final = "The registry's database does not answer; try again shortly."
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that exists at one revision: each resource's proto as bytes, by name, clusters first and routes last."""
+    """All that exists at one revision: each resource's proto as bytes by name, each kind after those that it names."""
 
     revision: str
     contents: dict[str, bytes]
@@ -178,6 +179,7 @@ class Writer:
             CLUSTER: sa.select(endpoints.c.name).where(endpoints.c.cluster == name),
             ENDPOINT: sa.select(route_targets.c.route).where(route_targets.c.endpoint == name),
             ROUTE: None,
+            FUNCTION: None,  # An endpoint names one by its UUID, if at all.
         }
         query = queries[kind_of(name)]
         if query is None:

@@ -10,9 +10,9 @@ from weft.registry.v1 import resources_pb2
 
 from services.runtime.database import NAME
 
-Resource = resources_pb2.Cluster | resources_pb2.Endpoint | resources_pb2.Route
+Resource = resources_pb2.Cluster | resources_pb2.Endpoint | resources_pb2.Route | resources_pb2.Function
 
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 """The newest of `migrations/versions`; a test holds the two together."""
 
 VERSION_TABLE: Final = "registry_schema_version"
@@ -52,6 +52,12 @@ route_targets: Final = sa.Table(
     sa.Column("route", NAME, sa.ForeignKey("routes.name", ondelete="CASCADE"), primary_key=True),
     sa.Column("endpoint", NAME, sa.ForeignKey("endpoints.name"), primary_key=True, index=True),
 )
+functions: Final = sa.Table(
+    "functions",
+    metadata,
+    sa.Column("name", NAME, primary_key=True),
+    sa.Column("content", sa.LargeBinary, nullable=False),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +73,8 @@ class Kind:
 CLUSTER: Final = Kind("cluster", "clusters/", resources_pb2.Cluster, clusters)
 ENDPOINT: Final = Kind("endpoint", "clusters/", resources_pb2.Endpoint, endpoints)
 ROUTE: Final = Kind("route", "routes/", resources_pb2.Route, routes)
-KINDS: Final = (CLUSTER, ENDPOINT, ROUTE)
+FUNCTION: Final = Kind("function", "functions/", resources_pb2.Function, functions)
+KINDS: Final = (CLUSTER, ENDPOINT, ROUTE, FUNCTION)
 """Each after those that it refers to."""
 
 
@@ -75,4 +82,6 @@ def kind_of(name: str) -> Kind:
     """The kind of a resource by its name."""
     if name.startswith("routes/"):
         return ROUTE
+    if name.startswith("functions/"):
+        return FUNCTION
     return ENDPOINT if "/endpoints/" in name else CLUSTER

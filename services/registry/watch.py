@@ -16,7 +16,7 @@ from weft.registry.v1 import registry_pb2
 
 from services.core.errors import Reason, ServiceError
 from services.registry.store import Snapshot, Store
-from services.registry.tables import CLUSTER, ENDPOINT, kind_of
+from services.registry.tables import CLUSTER, ENDPOINT, ROUTE, kind_of
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +137,8 @@ class Hub:
                     message.snapshot.endpoints.append(change.endpoint)
                 case "route":
                     message.snapshot.routes.append(change.route)
+                case "function":
+                    message.snapshot.functions.append(change.function)
         return message
 
 
@@ -153,6 +155,8 @@ def _change(name: str, content: bytes) -> registry_pb2.Change:
         change.cluster.MergeFromString(content)
     elif kind is ENDPOINT:
         change.endpoint.MergeFromString(content)
-    else:
+    elif kind is ROUTE:
         change.route.MergeFromString(content)
+    else:
+        change.function.MergeFromString(content)
     return change

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.timestamp_pb2 import Timestamp
 from weft.registry.v1 import registry_pb2, resources_pb2
 
 from services.core.errors import Reason, ServiceError
@@ -24,6 +25,10 @@ LOCAL = resources_pb2.Cluster(name="clusters/local")
 SIM = resources_pb2.Endpoint(name="clusters/local/endpoints/sim", session=resources_pb2.SessionBackend())
 ROUTE = resources_pb2.Route(
     name="routes/llama", model="org/llama", targets=[resources_pb2.RouteTarget(endpoint=SIM.name)]
+)
+FUNCTION = resources_pb2.Function(
+    name="functions/probe",
+    versions=[resources_pb2.FunctionVersion(uuid="one", sha256="a" * 64, register_time=Timestamp(seconds=1))],
 )
 
 
@@ -180,6 +185,29 @@ async def test_what_is_needed_must_exist(store: Store) -> None:
     assert (error.reason, error.param) == (Reason.ARGUMENT_INVALID, "routes[0].targets[0].endpoint")
 
 
+async def test_functions_are_made_read_changed_applied_and_deleted(filled: Store) -> None:
+    servicer = RegistryServicer(filled, Hub(filled))
+    created = (await servicer.CreateFunction(registry_pb2.CreateFunctionRequest(function=FUNCTION), None)).function
+    assert created.etag
+    assert (await servicer.GetFunction(registry_pb2.GetFunctionRequest(name=FUNCTION.name), None)).function == created
+    other = resources_pb2.Function(name="functions/batch")
+    assert await apply(filled, functions=[FUNCTION, other]) == [
+        (FUNCTION.name, "UNCHANGED"),
+        (other.name, "CREATED"),
+    ]
+    newer = resources_pb2.FunctionVersion(uuid="two", sha256="b" * 64, register_time=Timestamp(seconds=2))
+    wanted = resources_pb2.Function(name=FUNCTION.name, etag=created.etag, versions=[newer, *FUNCTION.versions])
+    request = registry_pb2.UpdateFunctionRequest(function=wanted, update_mask=FieldMask(paths=["versions"]))
+    updated = (await servicer.UpdateFunction(request, None)).function
+    assert [version.uuid for version in updated.versions] == ["two", "one"]
+    assert (await refusal(servicer.UpdateFunction(request, None))).reason is Reason.RESOURCE_CHANGED
+    listed = await servicer.ListFunctions(registry_pb2.ListFunctionsRequest(), None)
+    assert [function.name for function in listed.functions] == [other.name, FUNCTION.name]
+    assert list((await filled.snapshot()).contents)[-2:] == [other.name, FUNCTION.name]
+    await servicer.DeleteFunction(registry_pb2.DeleteFunctionRequest(name=FUNCTION.name), None)
+    assert (await refusal(filled.get(FUNCTION.name))).reason is Reason.RESOURCE_NOT_FOUND
+
+
 async def test_a_model_has_one_route(filled: Store) -> None:
     other = resources_pb2.Route(name="routes/other", model=ROUTE.model, targets=ROUTE.targets)
     error = await refusal(edit(filled, edits.create, other))
@@ -315,6 +343,10 @@ async def test_a_watcher_that_returns_and_one_that_falls_behind(filled: Store) -
     whole = await anext(watch)
     assert len(whole.snapshot.clusters) == BACKLOG + 2
     assert whole.revision == await filled.revision()
+    await edit(filled, edits.create, FUNCTION)
+    await hub.refresh()
+    assert [change.function.name for change in (await anext(watch)).changes] == [FUNCTION.name]
+    assert [function.name for function in (await anext(hub.watch(""))).snapshot.functions] == [FUNCTION.name]
     await edit(filled, edits.drain, SIM.name, resume=False, notice="")
     await hub.refresh()
     assert [change.endpoint.name for change in (await anext(watch)).changes] == [SIM.name]

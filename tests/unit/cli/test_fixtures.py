@@ -151,7 +151,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ("model", " ", "field 'model' must not be empty"),
         ("model", 7, "field 'model' must be text, not 7"),
         ("cluster", "---", "field 'cluster' is '---', of which no id can be made; use letters and digits"),
-        ("api_port", 70_000, "field 'api_port' must be a port, 1 to 65535; 0 leaves it to the function"),
+        ("api_port", 70_000, "field 'api_port' must be a port, 1 to 65535; 0 leaves it to the worker"),
         ("api_port", True, "field 'api_port' must be a whole number of at least 0, not true"),
         ("tpm_model", -1, "field 'tpm_model' must be a whole number of at least 0, not -1"),
         ("alowed_domains", [], "field 'alowed_domains' is not known; the nearest known is 'allowed_domains'"),
