@@ -13,6 +13,8 @@ from weft.auth.v1 import auth_pb2_grpc
 
 from services.auth.bootstrap import ensure_keys
 from services.auth.config import AuthConfig
+from services.auth.enrolments import EnrolmentStore
+from services.auth.issuer import Issuer
 from services.auth.judge import Judge
 from services.auth.servicer import ACCESS, SERVICE, AuthServicer
 from services.auth.store import KeyStore
@@ -33,19 +35,16 @@ async def serve(config: AuthConfig, process: Process) -> None:
     file = process.home / "auth.db"
     if not config.database:
         _make_private(file)
-    store = KeyStore(open_database(config.database, file, setting="auth.database"))
+    engine = open_database(config.database, file, setting="auth.database")
+    store, enrolments = KeyStore(engine), EnrolmentStore(engine)
     try:
         if not await _reach(store, process.stopping):
             return
         await ensure_keys(config.bootstrap_keys, store, process.home)
         await _ensure_signing_key(store)
         judge = Judge(store)
-        servicer = AuthServicer(
-            store,
-            judge,
-            max_age=config.max_age_s,
-            token_life=config.session_token_life_s,
-        )
+        issuer = Issuer(store, enrolments, judge, token_life=config.session_token_life_s)
+        servicer = AuthServicer(store, enrolments, judge, issuer, max_age=config.max_age_s)
         server = GrpcServer(
             config.address,
             Boundary(ACCESS, judge),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from collections.abc import Callable
@@ -11,17 +10,18 @@ from typing import Any, Final
 import grpc
 from weft.auth.v1 import auth_pb2, auth_pb2_grpc
 
-from services.auth import tokens
+from services.auth.enrolment import Enrolment, new_token
+from services.auth.enrolments import EnrolmentStore
+from services.auth.issuer import Issuer
 from services.auth.judge import Judge
-from services.auth.keys import Key, new_key, standing
+from services.auth.keys import Key, new_key
 from services.auth.messages import from_permissions, from_roles, to_key_proto, to_principal_proto
 from services.auth.store import KeyStore
 from services.core.errors import Reason, ServiceError
 from services.core.names import check, endpoint_name
-from services.core.principal import Permissions, Principal, Role, may_serve
+from services.core.principal import Permissions, Principal, Role
 from services.rpc.boundary import Access
 from services.rpc.paging import from_token, page_size, to_token
-from services.rpc.session_token import verify
 
 SERVICE: Final = "weft.auth.v1.AuthService"
 
@@ -30,6 +30,8 @@ _ADMIN: Final = frozenset({Role.ADMIN})
 ACCESS: Access = {
     f"/{SERVICE}/Authenticate": _SERVICE,
     f"/{SERVICE}/IssueSessionToken": _SERVICE,
+    f"/{SERVICE}/IssueEnrolmentToken": _SERVICE,
+    f"/{SERVICE}/RevokeEnrolment": _SERVICE,
     f"/{SERVICE}/ListVerificationKeys": _SERVICE,
     f"/{SERVICE}/CreateKey": _ADMIN,
     f"/{SERVICE}/GetKey": _ADMIN,
@@ -38,28 +40,32 @@ ACCESS: Access = {
 }
 
 _PRINCIPAL: Final = re.compile(r"(users|services|workers)/[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}")
-_INSTANCE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_PRINCIPAL_RULE: Final = "'{field}' must look like 'users/{{user}}', 'services/{{service}}' or 'workers/{{worker}}'."
+_START: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_LONGEST_ENROLMENT: Final = 90 * 86400.0
 _ANY_MODEL: Final = Permissions(allow_models=("*",))
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
-    """Judges credentials, issues session tokens, keeps keys. `max_age` and `token_life` are in seconds."""
+    """Judges credentials, issues tokens, keeps keys. `max_age` is in seconds."""
 
     def __init__(
         self,
         store: KeyStore,
+        enrolments: EnrolmentStore,
         judge: Judge,
+        issuer: Issuer,
         *,
         max_age: float,
-        token_life: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
+        self._enrolments = enrolments
         self._judge = judge
+        self._issuer = issuer
         self._max_age = max_age
-        self._token_life = token_life
         self._clock = clock
 
     async def Authenticate(  # noqa: N802 - gRPC's names
@@ -77,27 +83,40 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
     async def IssueSessionToken(  # noqa: N802
         self, request: auth_pb2.IssueSessionTokenRequest, context: Context
     ) -> auth_pb2.IssueSessionTokenResponse:
-        """A token for a worker, by its key or by a token that is still good."""
-        signing_keys = await self._store.signing_keys()  # from the store, where another auth's may have come
-        if tokens.looks_like_token(request.credential):
-            claims = verify(request.credential, {key.id: key.private.public_key() for key in signing_keys})
-            endpoint, instance = claims.endpoint, claims.instance
-            if request.endpoint not in ("", endpoint) or request.instance not in ("", instance):
-                raise ServiceError(Reason.ACTION_FORBIDDEN, "A session token is renewed for its own endpoint alone.")
-            # By the key that it began with: else a worker whose key is revoked would renew for ever.
-            worker = standing(await self._store.find(claims.key), self._clock())
-        else:
-            worker = await self._judge.look_up(request.credential)
-            endpoint, instance = request.endpoint, request.instance
-        self._check_worker(worker.principal, endpoint, instance)
-        # Whole seconds, as the token holds them; and it does not outlive the key.
-        expires_at = int(min(self._clock() + self._token_life, worker.expires_at or math.inf))
-        token = tokens.issue(
-            signing_keys[0], worker=worker, endpoint=endpoint, instance=instance, expires_at=expires_at
-        )
+        """A token for a worker, by its key, an enrolment token, or a session token that is still good."""
+        token, expires_at = await self._issuer.issue(request.credential, request.endpoint, request.instance)
         answer = auth_pb2.IssueSessionTokenResponse(token=token)
         answer.expire_time.FromSeconds(expires_at)
         return answer
+
+    async def IssueEnrolmentToken(  # noqa: N802
+        self, request: auth_pb2.IssueEnrolmentTokenRequest, context: Context
+    ) -> auth_pb2.IssueEnrolmentTokenResponse:
+        """A token that admits one worker, once; stored before it is given."""
+        _check_start(request.start)
+        endpoint_name(request.endpoint, param="endpoint")
+        if request.serves and _PRINCIPAL.fullmatch(request.serves) is None:
+            raise ServiceError(Reason.ARGUMENT_INVALID, _PRINCIPAL_RULE.format(field="serves"), param="serves")
+        lifetime = request.lifetime.ToMilliseconds() / 1000
+        if not 0 < lifetime <= _LONGEST_ENROLMENT:
+            days = int(_LONGEST_ENROLMENT / 86400)
+            message = f"'lifetime' must be above zero, and {days} days at most."
+            raise ServiceError(Reason.ARGUMENT_INVALID, message, param="lifetime")
+        now = self._clock()
+        credential, token = new_token(request.start)
+        wanted = Enrolment(request.start, request.endpoint, request.serves, now + lifetime)
+        kept = await self._enrolments.put(wanted, token, now)
+        answer = auth_pb2.IssueEnrolmentTokenResponse(token=credential)
+        answer.expire_time.FromMilliseconds(int(kept.expires_at * 1000))
+        return answer
+
+    async def RevokeEnrolment(  # noqa: N802
+        self, request: auth_pb2.RevokeEnrolmentRequest, context: Context
+    ) -> auth_pb2.RevokeEnrolmentResponse:
+        """Ends an enrolment, if need be before it begins."""
+        _check_start(request.start)
+        await self._enrolments.revoke(request.start, self._clock())
+        return auth_pb2.RevokeEnrolmentResponse()
 
     async def ListVerificationKeys(  # noqa: N802
         self, request: auth_pb2.ListVerificationKeysRequest, context: Context
@@ -113,8 +132,7 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
     ) -> auth_pb2.CreateKeyResponse:
         """Makes a key, and shows it this once."""
         if _PRINCIPAL.fullmatch(request.principal) is None:
-            message = "'principal' must look like 'users/{user}', 'services/{service}' or 'workers/{worker}'."
-            raise ServiceError(Reason.ARGUMENT_INVALID, message, param="principal")
+            raise ServiceError(Reason.ARGUMENT_INVALID, _PRINCIPAL_RULE.format(field="principal"), param="principal")
         now = self._clock()
         lifetime = request.lifetime.ToMilliseconds() / 1000 if request.HasField("lifetime") else None
         if lifetime is not None and lifetime <= 0:
@@ -157,14 +175,11 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
         key = await self._store.revoke(identity, self._clock())
         return auth_pb2.RevokeKeyResponse(key=to_key_proto(_found(key, request.name)))
 
-    @staticmethod
-    def _check_worker(worker: Principal, endpoint: str, instance: str) -> None:
-        endpoint_name(endpoint, param="endpoint")
-        if _INSTANCE.fullmatch(instance) is None:
-            message = "'instance' must be 1 to 64 letters, digits, '.', '_' or '-'."
-            raise ServiceError(Reason.ARGUMENT_INVALID, message, param="instance")
-        if not may_serve(worker, endpoint):
-            raise ServiceError(Reason.ACTION_FORBIDDEN, f"This key may not serve '{endpoint}'.", param="endpoint")
+
+def _check_start(start: str) -> None:
+    if _START.fullmatch(start) is None:
+        message = "'start' must be 1 to 64 letters, digits, '.', '_' or '-'."
+        raise ServiceError(Reason.ARGUMENT_INVALID, message, param="start")
 
 
 def _found(key: Key | None, name: str) -> Key:

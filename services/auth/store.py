@@ -17,11 +17,11 @@ from services.core.errors import Reason
 from services.core.principal import Permissions, Principal, Role
 from services.runtime.database import explained, upgrade
 
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 """The newest of `migrations/versions`; a test holds the two together."""
 
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
-_AWAY: Final = "Auth's database does not answer; try again shortly."
+AWAY: Final = "Auth's database does not answer; try again shortly."
 
 
 class KeyStore:
@@ -32,7 +32,7 @@ class KeyStore:
 
     async def start(self) -> None:
         """Connects, and migrates the schema if need be."""
-        with explained(Reason.AUTH_UNAVAILABLE, _AWAY):
+        with explained(Reason.AUTH_UNAVAILABLE, AWAY):
             async with self._engine.begin() as connection:
                 await connection.run_sync(upgrade, _MIGRATIONS, metadata, head=HEAD, table=VERSION_TABLE)
 
@@ -56,7 +56,7 @@ class KeyStore:
         """Stores a key, or changes the one with the same id; when that was made and revoked stays."""
         row = _to_row(key)
         changed = {name: value for name, value in row.items() if name not in ("id", "created_at", "revoked_at")}
-        with explained(Reason.AUTH_UNAVAILABLE, _AWAY):
+        with explained(Reason.AUTH_UNAVAILABLE, AWAY):
             async with self._engine.begin() as connection:
                 # In one statement: of two auths that put the same key at once, neither may fail.
                 insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
@@ -65,7 +65,7 @@ class KeyStore:
 
     async def revoke(self, identity: str, now: float) -> Key | None:
         """Revokes a key, and gives it as it is then; the moment of an earlier revocation stays."""
-        with explained(Reason.AUTH_UNAVAILABLE, _AWAY):
+        with explained(Reason.AUTH_UNAVAILABLE, AWAY):
             async with self._engine.begin() as connection:
                 unrevoked = sa.and_(keys.c.id == identity, keys.c.revoked_at.is_(None))
                 await connection.execute(sa.update(keys).where(unrevoked).values(revoked_at=now))
@@ -78,13 +78,13 @@ class KeyStore:
 
     async def add_signing_key(self, key: SigningKey, now: float) -> None:
         """Stores a key; from now on it is the newest."""
-        with explained(Reason.AUTH_UNAVAILABLE, _AWAY):
+        with explained(Reason.AUTH_UNAVAILABLE, AWAY):
             async with self._engine.begin() as connection:
                 values = {"id": key.id, "private_key": to_bytes(key), "created_at": now}
                 await connection.execute(sa.insert(signing_keys).values(**values))
 
     async def _read(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
-        with explained(Reason.AUTH_UNAVAILABLE, _AWAY):
+        with explained(Reason.AUTH_UNAVAILABLE, AWAY):
             async with self._engine.connect() as connection:
                 rows: Sequence[sa.Row[Any]] = (await connection.execute(query)).all()
                 return rows

@@ -35,3 +35,21 @@ signing_keys: Final = sa.Table(
     sa.Column("private_key", sa.LargeBinary, nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
 )
+enrolments: Final = sa.Table(
+    "auth_enrolments",
+    metadata,
+    sa.Column("start", NAME, primary_key=True),
+    sa.Column("endpoint", NAME, nullable=False),
+    sa.Column("serves", NAME, nullable=False),
+    sa.Column("expires_at", sa.Double, nullable=False),
+    sa.Column("touched_at", sa.Double, nullable=False, index=True),
+    sa.Column("instance", sa.Text),
+    sa.Column("revoked_at", sa.Double),
+)
+enrolment_tokens: Final = sa.Table(
+    "auth_enrolment_tokens",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("digest", sa.LargeBinary, nullable=False),
+    sa.Column("start", NAME, sa.ForeignKey("auth_enrolments.start"), nullable=False, index=True),
+)

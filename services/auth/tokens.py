@@ -10,8 +10,7 @@ import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from services.auth.keys import Key
-from services.rpc.session_token import ALGORITHM, AUDIENCE
+from services.rpc.session_token import ALGORITHM, AUDIENCE, SessionClaims
 
 _LOOKS: Final = "eyJ"
 
@@ -51,15 +50,17 @@ def looks_like_token(credential: str) -> bool:
     return credential.startswith(_LOOKS)
 
 
-def issue(key: SigningKey, *, worker: Key, endpoint: str, instance: str, expires_at: float) -> str:
-    """A token for one instance of a worker at one endpoint, by the worker's API key."""
-    claims = {
-        "sub": worker.principal.name,
+def issue(key: SigningKey, claims: SessionClaims) -> str:
+    """A token that says so. Its moment is in whole seconds."""
+    content = {
+        "sub": claims.principal,
         "aud": AUDIENCE,
-        "exp": int(expires_at),
-        "endpoint": endpoint,
-        "instance": instance,
-        "key": worker.id,
+        "exp": int(claims.expires_at),
+        "endpoint": claims.endpoint,
+        "instance": claims.instance,
+        "key": claims.key,
+        "start": claims.start,
+        "serves": claims.serves,
         "jti": secrets.token_hex(8),
     }
-    return jwt.encode(claims, key.private, algorithm=ALGORITHM, headers={"kid": key.id})
+    return jwt.encode(content, key.private, algorithm=ALGORITHM, headers={"kid": key.id})

@@ -104,6 +104,9 @@ class _RouterEvents:
     def report(self, report: frame_pb2.Report) -> None:
         """Only workers report."""
 
+    def stop(self, stop: frame_pb2.Stop) -> None:
+        """Only workers are stopped."""
+
 
 class _WaitingCall:
     """A call that waits for the router, and goes on there when it comes."""

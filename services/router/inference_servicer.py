@@ -114,6 +114,9 @@ class _Quiet:
     def report(self, report: frame_pb2.Report) -> None:
         """Only workers report."""
 
+    def stop(self, stop: frame_pb2.Stop) -> None:
+        """Only workers are stopped."""
+
 
 def _to_request(request: inference_pb2.InferRequest, context: Context) -> Request:
     metadata = tuple((key, value) for key, value in context.invocation_metadata() or () if isinstance(value, str))

@@ -24,11 +24,12 @@ from services.rpc.session_token import SessionTokenVerifier
 SERVICE: Final = "weft.session.v1.SessionService"
 
 ACCESS: Access = {
-    # These judge a worker's key or session token themselves; the cache of principals knows nothing of those tokens.
+    # These judge a worker's key, enrolment token or session token themselves; the cache of principals knows nothing of those tokens.
     f"/{SERVICE}/Enrol": Open.TO_ALL,
     f"/{SERVICE}/RenewToken": Open.TO_ALL,
     f"/{SERVICE}/Connect": Open.TO_ALL,
-    f"/{SERVICE}/ListSessions": frozenset({Role.ADMIN}),
+    f"/{SERVICE}/ListSessions": frozenset({Role.ADMIN, Role.SERVICE}),
+    f"/{SERVICE}/StopSession": frozenset({Role.ADMIN, Role.SERVICE}),
 }
 
 _AUTH_TIMEOUT: Final = 5.0
@@ -56,7 +57,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
     async def Enrol(  # noqa: N802
         self, request: session_pb2.EnrolRequest, context: Context
     ) -> session_pb2.EnrolResponse:
-        """Exchanges a worker's key for a session token."""
+        """Exchanges a worker's key or enrolment token for a session token."""
         endpoint_name(request.endpoint, param="endpoint")
         catalogue = self._roster.catalogue
         if catalogue is None:
@@ -91,6 +92,13 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             described, lambda session: f"{session.endpoint} {session.instance}", request.page_size, request.page_token
         )
         return session_pb2.ListSessionsResponse(sessions=sessions, next_page_token=token)
+
+    async def StopSession(  # noqa: N802
+        self, request: session_pb2.StopSessionRequest, context: Context
+    ) -> session_pb2.StopSessionResponse:
+        """Asks a worker to end. It goes when its open calls have finished."""
+        self._sessions.stop(request.endpoint, request.instance, request.why)
+        return session_pb2.StopSessionResponse()
 
     async def _issue(self, credential: str, endpoint: str, instance: str) -> auth_pb2.IssueSessionTokenResponse:
         request = auth_pb2.IssueSessionTokenRequest(credential=credential, endpoint=endpoint, instance=instance)

@@ -40,7 +40,7 @@ class Cancel:
 END = End()
 CANCEL = Cancel()
 
-Session = frame_pb2.Hello | frame_pb2.Ping | frame_pb2.Pong | frame_pb2.Drain | frame_pb2.Report
+Session = frame_pb2.Hello | frame_pb2.Ping | frame_pb2.Pong | frame_pb2.Drain | frame_pb2.Report | frame_pb2.Stop
 """What concerns the session itself is in the domain of its protos already."""
 
 Item = bytes | Head | End | ServiceError | Opening | Credit | Cancel | Session

@@ -50,6 +50,9 @@ class SessionEvents(Protocol):
     def report(self, report: frame_pb2.Report) -> None:
         """The peer, a worker, says how it is doing."""
 
+    def stop(self, stop: frame_pb2.Stop) -> None:
+        """The peer, a router, wishes that this worker end."""
+
 
 class Mux:
     """One end of a multiplexed stream.
@@ -83,6 +86,7 @@ class Mux:
             "pong": lambda frame: None,  # That it came is all that it says, and the link has seen that.
             "drain": self._on_drain,
             "report": lambda frame: events.report(frame.report),
+            "stop": lambda frame: events.stop(frame_pb2.Stop.FromString(frame.stop.SerializeToString())),
         }
         hello = frame_pb2.Hello(version=PROTOCOL_VERSION, features=FEATURES, agent=agent)
         self._outgoing: OutgoingCalls | None = None
@@ -177,6 +181,10 @@ class Mux:
     def report(self, report: frame_pb2.Report) -> None:
         """Tells the peer, a router, how this worker is doing."""
         self._outbox.control(0, report)
+
+    def stop(self, why: str) -> None:
+        """Wishes that the peer, a worker, finish its open calls in its own time, and end."""
+        self._outbox.control(0, frame_pb2.Stop(why=why))
 
     def _refusal(self) -> ServiceError | None:
         if self.closed is not None:

@@ -29,13 +29,18 @@ _RETRY: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class SessionClaims:
-    """Who may speak for what, until when (seconds since 1970), and by which API key (its id)."""
+    """Who may speak for what, until when (seconds since 1970), and by what: an API key (its id), or an enrolled start.
+
+    `serves` is the one principal whom the worker serves; empty means that it is shared.
+    """
 
     endpoint: str
     instance: str
     principal: str
     expires_at: float
     key: str = ""
+    start: str = ""
+    serves: str = ""
 
 
 def verify(token: str, keys: Mapping[str, Ed25519PublicKey]) -> SessionClaims:
@@ -46,7 +51,16 @@ def verify(token: str, keys: Mapping[str, Ed25519PublicKey]) -> SessionClaims:
         claims: dict[str, Any] = jwt.decode(
             token, key, algorithms=[ALGORITHM], audience=AUDIENCE, options={"require": ["exp", "sub", "aud"]}
         )
-        return SessionClaims(claims["endpoint"], claims["instance"], claims["sub"], float(claims["exp"]), claims["key"])
+        return SessionClaims(
+            claims["endpoint"],
+            claims["instance"],
+            claims["sub"],
+            float(claims["exp"]),
+            claims["key"],
+            # An auth of the version before, while both run, knows no starts.
+            claims.get("start", ""),
+            claims.get("serves", ""),
+        )
     except jwt.ExpiredSignatureError as error:
         raise ServiceError(Reason.CREDENTIAL_EXPIRED, "The session token has expired; enrol again.") from error
     except (jwt.PyJWTError, KeyError) as error:

@@ -184,3 +184,6 @@ class _RouterEvents:
 
     def report(self, report: frame_pb2.Report) -> None:
         """Routers do not report."""
+
+    def stop(self, stop: frame_pb2.Stop) -> None:
+        """The router wishes that we end."""

@@ -129,6 +129,7 @@ class Events:
     def __init__(self) -> None:
         self.hellos: list[frame_pb2.Hello] = []
         self.reports: list[frame_pb2.Report] = []
+        self.stops: list[frame_pb2.Stop] = []
         self.drains = 0
         self.ready = asyncio.Event()
 
@@ -144,6 +145,10 @@ class Events:
     def report(self, report: frame_pb2.Report) -> None:
         """See `SessionEvents.report`."""
         self.reports.append(report)
+
+    def stop(self, stop: frame_pb2.Stop) -> None:
+        """See `SessionEvents.stop`."""
+        self.stops.append(stop)
 
 
 class End:

@@ -54,6 +54,14 @@ class Sessions:
         if session is not None:
             session.expires_at = max(session.expires_at, claims.expires_at)
 
+    def stop(self, endpoint: str, instance: str, why: str) -> None:
+        """Asks a worker to finish its open calls and end. Raises RESOURCE_NOT_FOUND if it is not attached here."""
+        session = self._sessions.get((endpoint, instance))
+        if session is None:
+            message = f"No worker '{instance}' of '{endpoint}' is attached to this router."
+            raise ServiceError(Reason.RESOURCE_NOT_FOUND, message, param="instance")
+        session.link.mux.stop(why)
+
     def drain(self, grace: float) -> None:
         """Tells the workers that this router takes no more calls."""
         for session in self._sessions.values():
@@ -73,10 +81,11 @@ class Session:
         self.expires_at = claims.expires_at
         self.last_report = frame_pb2.Report()
         self._roster = roster
+        self._start = claims.start
         self._peer = peer
         self._connected_at = time.time()
         self.link = Link(agent=agent, message=session_pb2.ConnectResponse, events=self)
-        self._server = Server(claims.endpoint, claims.instance, self.link.mux)
+        self._server = Server(claims.endpoint, claims.instance, self.link.mux, serves=claims.serves)
 
     async def run(self, stream: MessageStream) -> None:
         """Carries it until either end has had enough, or the worker's token has run out."""
@@ -128,6 +137,9 @@ class Session:
         elif server.ready:
             self._roster.heard(server)
 
+    def stop(self, stop: frame_pb2.Stop) -> None:
+        """A worker stops no router."""
+
     def describe(self) -> session_pb2.Session:
         """For those who watch."""
         peer: Any = self.link.mux.peer
@@ -140,6 +152,8 @@ class Session:
             open_calls=self._server.open_calls,
             outstanding_tokens=self._server.outstanding_tokens,
             ended_calls=self._server.ended_calls,
+            start=self._start,
+            serves=self._server.serves,
         )
         session.connect_time.FromMilliseconds(int(self._connected_at * 1000))
         return session

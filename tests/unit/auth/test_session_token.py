@@ -11,13 +11,10 @@ import jwt
 import pytest
 from weft.auth.v1 import auth_pb2
 
-from services.auth.keys import Key
 from services.auth.tokens import SigningKey, issue, new_signing_key
 from services.core.errors import Reason, ServiceError
-from services.core.principal import Principal
 from services.rpc.session_token import AUDIENCE, SessionClaims, SessionTokenVerifier
 
-WORKER = Key("0123", b"", Principal("workers/w"), "", 0.0)
 ENDPOINT = "clusters/local/endpoints/sim"
 LATER = int(time.time()) + 600
 AWAY = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), "refused")
@@ -58,7 +55,7 @@ def make(auth: Any, clock: Clock | None = None) -> SessionTokenVerifier:
 
 
 def token(signing: SigningKey = SIGNING, expires_at: float = LATER) -> str:
-    return issue(signing, worker=WORKER, endpoint=ENDPOINT, instance="run-1", expires_at=expires_at)
+    return issue(signing, SessionClaims(ENDPOINT, "run-1", "workers/w", expires_at, "0123"))
 
 
 async def reason(verifier: SessionTokenVerifier, text: str) -> Reason:
