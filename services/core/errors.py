@@ -55,6 +55,7 @@ class Reason(enum.Enum):
     PROTOCOL_VIOLATION = 39
     INTERNAL = 40
     LAUNCHER_UNAVAILABLE = 41
+    MODEL_STARTING = 42
 
 
 class GrpcCode(enum.Enum):
@@ -234,6 +235,11 @@ CATALOGUE: Final[dict[Reason, ErrorKind]] = {
         503, GrpcCode.UNAVAILABLE, _SERVER, "no_worker",
         "No worker serves this model at present; try again shortly.",
         "No worker serves 'llama-70b' at present; try again shortly.",
+    ),
+    Reason.MODEL_STARTING: ErrorKind(
+        503, GrpcCode.UNAVAILABLE, _SERVER, "model_starting",
+        "No worker serves this model yet, but one is being started; try again later.",
+        "No worker serves 'llama-70b' yet: its job is third in the queue, expected to start at 14:05.",
     ),
     Reason.WORKER_LOST: ErrorKind(
         502, GrpcCode.UNAVAILABLE, _SERVER, "worker_lost",

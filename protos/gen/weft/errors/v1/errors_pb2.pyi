@@ -108,6 +108,8 @@ class _ReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTyp
     """A fault in Weft itself."""
     REASON_LAUNCHER_UNAVAILABLE: _Reason.ValueType  # 41
     """The launcher cannot be reached, or its storage failed."""
+    REASON_MODEL_STARTING: _Reason.ValueType  # 42
+    """No worker serves the model yet; one is being started."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why Weft refused or ended something. Each reason's HTTP and gRPC status, its OpenAI `type` and `code`, its sentence
@@ -199,6 +201,8 @@ REASON_INTERNAL: Reason.ValueType  # 40
 """A fault in Weft itself."""
 REASON_LAUNCHER_UNAVAILABLE: Reason.ValueType  # 41
 """The launcher cannot be reached, or its storage failed."""
+REASON_MODEL_STARTING: Reason.ValueType  # 42
+"""No worker serves the model yet; one is being started."""
 
 @typing.final
 class Error(message.Message):
