@@ -83,7 +83,7 @@ class Limits:
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """Something that can serve one or more models. With a session backend, no models means whatever its workers
-    report.
+    report. `audit` has each call there written to the routers' audit log.
     """
 
     name: str
@@ -96,6 +96,7 @@ class Endpoint:
     access: AccessPolicy = AccessPolicy()
     limits: Limits = Limits()
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    audit: bool = False
 
     @property
     def cluster(self) -> str:

@@ -80,6 +80,7 @@ def endpoint_to_proto(endpoint: Endpoint) -> resources_pb2.Endpoint:
         framework=endpoint.framework,
         models=[resources_pb2.ModelBinding(model=m.model, served_model=m.served_model) for m in endpoint.models],
         labels=endpoint.labels,
+        audit=endpoint.audit,
     )
     _put_backend(proto, endpoint.backend)
     if endpoint.access != AccessPolicy():
@@ -104,6 +105,7 @@ def endpoint_from_proto(proto: resources_pb2.Endpoint) -> Endpoint:
         access=AccessPolicy(tuple(proto.access.allowed_globus_groups), tuple(proto.access.allowed_domains)),
         limits=Limits(proto.limits.tokens_per_minute, proto.limits.tokens_per_minute_per_user),
         labels=dict(proto.labels),
+        audit=proto.audit,
     )
 
 

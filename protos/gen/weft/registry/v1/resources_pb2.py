@@ -27,7 +27,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n weft/registry/v1/resources.proto\x12\x10weft.registry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbd\x03\n\x07\x43luster\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x34\n\x0c\x61vailability\x18\x03 \x01(\x0e\x32\x1e.weft.registry.v1.Availability\x12\x0e\n\x06notice\x18\x04 \x01(\t\x12\x12\n\nframeworks\x18\x05 \x03(\t\x12\x12\n\noperations\x18\x06 \x03(\t\x12\x36\n\x0cqueue_status\x18\x07 \x01(\x0b\x32 .weft.registry.v1.GlobusFunction\x12\x12\n\nstatus_url\x18\x08 \x01(\t\x12\x35\n\x06labels\x18\t \x03(\x0b\x32%.weft.registry.v1.Cluster.LabelsEntry\x12\x0c\n\x04\x65tag\x18\n \x01(\t\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8a\x05\n\x08\x45ndpoint\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x34\n\x0c\x61vailability\x18\x03 \x01(\x0e\x32\x1e.weft.registry.v1.Availability\x12\x0e\n\x06notice\x18\x04 \x01(\t\x12\x11\n\tframework\x18\x05 \x01(\t\x12.\n\x06models\x18\x06 \x03(\x0b\x32\x1e.weft.registry.v1.ModelBinding\x12\x33\n\x07session\x18\x07 \x01(\x0b\x32 .weft.registry.v1.SessionBackendH\x00\x12-\n\x04http\x18\x08 \x01(\x0b\x32\x1d.weft.registry.v1.HttpBackendH\x00\x12\x31\n\x06globus\x18\t \x01(\x0b\x32\x1f.weft.registry.v1.GlobusBackendH\x00\x12.\n\x06\x61\x63\x63\x65ss\x18\n \x01(\x0b\x32\x1e.weft.registry.v1.AccessPolicy\x12(\n\x06limits\x18\x0b \x01(\x0b\x32\x18.weft.registry.v1.Limits\x12\x36\n\x06labels\x18\x0c \x03(\x0b\x32&.weft.registry.v1.Endpoint.LabelsEntry\x12\x0c\n\x04\x65tag\x18\r \x01(\t\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07\x62\x61\x63kend\"3\n\x0cModelBinding\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cserved_model\x18\x02 \x01(\t\"\x10\n\x0eSessionBackend\"q\n\x0bHttpBackend\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x14\n\x0c\x61pi_key_file\x18\x02 \x01(\t\x12\x13\n\x0b\x61pi_key_env\x18\x03 \x01(\t\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xfb\x01\n\rGlobusBackend\x12\x33\n\tinference\x18\x01 \x01(\x0b\x32 .weft.registry.v1.GlobusFunction\x12/\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32 .weft.registry.v1.GlobusFunction\x12\x10\n\x08\x61pi_port\x18\x03 \x01(\r\x12.\n\x06launch\x18\x04 \x01(\x0b\x32\x1e.weft.registry.v1.LaunchPolicy\x12-\n\tcall_mode\x18\x05 \x01(\x0e\x32\x1a.weft.registry.v1.CallMode\x12\x13\n\x0b\x63redentials\x18\x06 \x01(\t\"\xb2\x03\n\x0cLaunchPolicy\x12\x36\n\x0cstart_worker\x18\x01 \x01(\x0b\x32 .weft.registry.v1.GlobusFunction\x12\x13\n\x0bmin_workers\x18\x02 \x01(\r\x12\x13\n\x0bmax_workers\x18\x03 \x01(\r\x12\x18\n\x10\x63\x61lls_per_worker\x18\x04 \x01(\r\x12,\n\tidle_time\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tkeep_warm\x18\x06 \x01(\x08\x12+\n\x08walltime\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0ereplace_before\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nqueue_time\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x35\n\x14user_endpoint_config\x18\n \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0f\n\x07routers\x18\x0b \x03(\t\x12\x0e\n\x06serves\x18\x0c \x01(\t\">\n\x0eGlobusFunction\x12\x15\n\rendpoint_uuid\x18\x01 \x01(\t\x12\x15\n\rfunction_uuid\x18\x02 \x01(\t\"\xa4\x02\n\x08\x46unction\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x33\n\x08versions\x18\x02 \x03(\x0b\x32!.weft.registry.v1.FunctionVersion\x12\x36\n\x06labels\x18\x03 \x03(\x0b\x32&.weft.registry.v1.Function.LabelsEntry\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"|\n\x0f\x46unctionVersion\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x31\n\rregister_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10ha_endpoint_uuid\x18\x04 \x01(\t\"F\n\x0c\x41\x63\x63\x65ssPolicy\x12\x1d\n\x15\x61llowed_globus_groups\x18\x01 \x03(\t\x12\x17\n\x0f\x61llowed_domains\x18\x02 \x03(\t\"G\n\x06Limits\x12\x19\n\x11tokens_per_minute\x18\x01 \x01(\x04\x12\"\n\x1atokens_per_minute_per_user\x18\x02 \x01(\x04\"\xd3\x02\n\x05Route\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12.\n\x07targets\x18\x05 \x03(\x0b\x32\x1d.weft.registry.v1.RouteTarget\x12\x33\n\x06labels\x18\x06 \x03(\x0b\x32#.weft.registry.v1.Route.LabelsEntry\x12\x0c\n\x04\x65tag\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\".\n\x0bRouteTarget\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t*~\n\x0c\x41vailability\x12\x1c\n\x18\x41VAILABILITY_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41VAILABILITY_ACTIVE\x10\x01\x12\x19\n\x15\x41VAILABILITY_DRAINING\x10\x02\x12\x1c\n\x18\x41VAILABILITY_MAINTENANCE\x10\x03*d\n\x08\x43\x61llMode\x12\x19\n\x15\x43\x41LL_MODE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x43\x41LL_MODE_AUTO\x10\x01\x12\x15\n\x11\x43\x41LL_MODE_SESSION\x10\x02\x12\x12\n\x0e\x43\x41LL_MODE_TASK\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n weft/registry/v1/resources.proto\x12\x10weft.registry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbd\x03\n\x07\x43luster\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x34\n\x0c\x61vailability\x18\x03 \x01(\x0e\x32\x1e.weft.registry.v1.Availability\x12\x0e\n\x06notice\x18\x04 \x01(\t\x12\x12\n\nframeworks\x18\x05 \x03(\t\x12\x12\n\noperations\x18\x06 \x03(\t\x12\x36\n\x0cqueue_status\x18\x07 \x01(\x0b\x32 .weft.registry.v1.GlobusFunction\x12\x12\n\nstatus_url\x18\x08 \x01(\t\x12\x35\n\x06labels\x18\t \x03(\x0b\x32%.weft.registry.v1.Cluster.LabelsEntry\x12\x0c\n\x04\x65tag\x18\n \x01(\t\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x99\x05\n\x08\x45ndpoint\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x34\n\x0c\x61vailability\x18\x03 \x01(\x0e\x32\x1e.weft.registry.v1.Availability\x12\x0e\n\x06notice\x18\x04 \x01(\t\x12\x11\n\tframework\x18\x05 \x01(\t\x12.\n\x06models\x18\x06 \x03(\x0b\x32\x1e.weft.registry.v1.ModelBinding\x12\x33\n\x07session\x18\x07 \x01(\x0b\x32 .weft.registry.v1.SessionBackendH\x00\x12-\n\x04http\x18\x08 \x01(\x0b\x32\x1d.weft.registry.v1.HttpBackendH\x00\x12\x31\n\x06globus\x18\t \x01(\x0b\x32\x1f.weft.registry.v1.GlobusBackendH\x00\x12.\n\x06\x61\x63\x63\x65ss\x18\n \x01(\x0b\x32\x1e.weft.registry.v1.AccessPolicy\x12(\n\x06limits\x18\x0b \x01(\x0b\x32\x18.weft.registry.v1.Limits\x12\x36\n\x06labels\x18\x0c \x03(\x0b\x32&.weft.registry.v1.Endpoint.LabelsEntry\x12\x0c\n\x04\x65tag\x18\r \x01(\t\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61udit\x18\x10 \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07\x62\x61\x63kend\"3\n\x0cModelBinding\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cserved_model\x18\x02 \x01(\t\"\x10\n\x0eSessionBackend\"q\n\x0bHttpBackend\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x14\n\x0c\x61pi_key_file\x18\x02 \x01(\t\x12\x13\n\x0b\x61pi_key_env\x18\x03 \x01(\t\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xfb\x01\n\rGlobusBackend\x12\x33\n\tinference\x18\x01 \x01(\x0b\x32 .weft.registry.v1.GlobusFunction\x12/\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32 .weft.registry.v1.GlobusFunction\x12\x10\n\x08\x61pi_port\x18\x03 \x01(\r\x12.\n\x06launch\x18\x04 \x01(\x0b\x32\x1e.weft.registry.v1.LaunchPolicy\x12-\n\tcall_mode\x18\x05 \x01(\x0e\x32\x1a.weft.registry.v1.CallMode\x12\x13\n\x0b\x63redentials\x18\x06 \x01(\t\"\xb2\x03\n\x0cLaunchPolicy\x12\x36\n\x0cstart_worker\x18\x01 \x01(\x0b\x32 .weft.registry.v1.GlobusFunction\x12\x13\n\x0bmin_workers\x18\x02 \x01(\r\x12\x13\n\x0bmax_workers\x18\x03 \x01(\r\x12\x18\n\x10\x63\x61lls_per_worker\x18\x04 \x01(\r\x12,\n\tidle_time\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tkeep_warm\x18\x06 \x01(\x08\x12+\n\x08walltime\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0ereplace_before\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nqueue_time\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x35\n\x14user_endpoint_config\x18\n \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0f\n\x07routers\x18\x0b \x03(\t\x12\x0e\n\x06serves\x18\x0c \x01(\t\">\n\x0eGlobusFunction\x12\x15\n\rendpoint_uuid\x18\x01 \x01(\t\x12\x15\n\rfunction_uuid\x18\x02 \x01(\t\"\xa4\x02\n\x08\x46unction\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x33\n\x08versions\x18\x02 \x03(\x0b\x32!.weft.registry.v1.FunctionVersion\x12\x36\n\x06labels\x18\x03 \x03(\x0b\x32&.weft.registry.v1.Function.LabelsEntry\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"|\n\x0f\x46unctionVersion\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x31\n\rregister_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10ha_endpoint_uuid\x18\x04 \x01(\t\"F\n\x0c\x41\x63\x63\x65ssPolicy\x12\x1d\n\x15\x61llowed_globus_groups\x18\x01 \x03(\t\x12\x17\n\x0f\x61llowed_domains\x18\x02 \x03(\t\"G\n\x06Limits\x12\x19\n\x11tokens_per_minute\x18\x01 \x01(\x04\x12\"\n\x1atokens_per_minute_per_user\x18\x02 \x01(\x04\"\xd3\x02\n\x05Route\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12.\n\x07targets\x18\x05 \x03(\x0b\x32\x1d.weft.registry.v1.RouteTarget\x12\x33\n\x06labels\x18\x06 \x03(\x0b\x32#.weft.registry.v1.Route.LabelsEntry\x12\x0c\n\x04\x65tag\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\".\n\x0bRouteTarget\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t*~\n\x0c\x41vailability\x12\x1c\n\x18\x41VAILABILITY_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41VAILABILITY_ACTIVE\x10\x01\x12\x19\n\x15\x41VAILABILITY_DRAINING\x10\x02\x12\x1c\n\x18\x41VAILABILITY_MAINTENANCE\x10\x03*d\n\x08\x43\x61llMode\x12\x19\n\x15\x43\x41LL_MODE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x43\x41LL_MODE_AUTO\x10\x01\x12\x15\n\x11\x43\x41LL_MODE_SESSION\x10\x02\x12\x12\n\x0e\x43\x41LL_MODE_TASK\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,44 +42,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FUNCTION_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_ROUTE_LABELSENTRY']._loaded_options = None
   _globals['_ROUTE_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_AVAILABILITY']._serialized_start=3147
-  _globals['_AVAILABILITY']._serialized_end=3273
-  _globals['_CALLMODE']._serialized_start=3275
-  _globals['_CALLMODE']._serialized_end=3375
+  _globals['_AVAILABILITY']._serialized_start=3162
+  _globals['_AVAILABILITY']._serialized_end=3288
+  _globals['_CALLMODE']._serialized_start=3290
+  _globals['_CALLMODE']._serialized_end=3390
   _globals['_CLUSTER']._serialized_start=150
   _globals['_CLUSTER']._serialized_end=595
   _globals['_CLUSTER_LABELSENTRY']._serialized_start=550
   _globals['_CLUSTER_LABELSENTRY']._serialized_end=595
   _globals['_ENDPOINT']._serialized_start=598
-  _globals['_ENDPOINT']._serialized_end=1248
+  _globals['_ENDPOINT']._serialized_end=1263
   _globals['_ENDPOINT_LABELSENTRY']._serialized_start=550
   _globals['_ENDPOINT_LABELSENTRY']._serialized_end=595
-  _globals['_MODELBINDING']._serialized_start=1250
-  _globals['_MODELBINDING']._serialized_end=1301
-  _globals['_SESSIONBACKEND']._serialized_start=1303
-  _globals['_SESSIONBACKEND']._serialized_end=1319
-  _globals['_HTTPBACKEND']._serialized_start=1321
-  _globals['_HTTPBACKEND']._serialized_end=1434
-  _globals['_GLOBUSBACKEND']._serialized_start=1437
-  _globals['_GLOBUSBACKEND']._serialized_end=1688
-  _globals['_LAUNCHPOLICY']._serialized_start=1691
-  _globals['_LAUNCHPOLICY']._serialized_end=2125
-  _globals['_GLOBUSFUNCTION']._serialized_start=2127
-  _globals['_GLOBUSFUNCTION']._serialized_end=2189
-  _globals['_FUNCTION']._serialized_start=2192
-  _globals['_FUNCTION']._serialized_end=2484
+  _globals['_MODELBINDING']._serialized_start=1265
+  _globals['_MODELBINDING']._serialized_end=1316
+  _globals['_SESSIONBACKEND']._serialized_start=1318
+  _globals['_SESSIONBACKEND']._serialized_end=1334
+  _globals['_HTTPBACKEND']._serialized_start=1336
+  _globals['_HTTPBACKEND']._serialized_end=1449
+  _globals['_GLOBUSBACKEND']._serialized_start=1452
+  _globals['_GLOBUSBACKEND']._serialized_end=1703
+  _globals['_LAUNCHPOLICY']._serialized_start=1706
+  _globals['_LAUNCHPOLICY']._serialized_end=2140
+  _globals['_GLOBUSFUNCTION']._serialized_start=2142
+  _globals['_GLOBUSFUNCTION']._serialized_end=2204
+  _globals['_FUNCTION']._serialized_start=2207
+  _globals['_FUNCTION']._serialized_end=2499
   _globals['_FUNCTION_LABELSENTRY']._serialized_start=550
   _globals['_FUNCTION_LABELSENTRY']._serialized_end=595
-  _globals['_FUNCTIONVERSION']._serialized_start=2486
-  _globals['_FUNCTIONVERSION']._serialized_end=2610
-  _globals['_ACCESSPOLICY']._serialized_start=2612
-  _globals['_ACCESSPOLICY']._serialized_end=2682
-  _globals['_LIMITS']._serialized_start=2684
-  _globals['_LIMITS']._serialized_end=2755
-  _globals['_ROUTE']._serialized_start=2758
-  _globals['_ROUTE']._serialized_end=3097
+  _globals['_FUNCTIONVERSION']._serialized_start=2501
+  _globals['_FUNCTIONVERSION']._serialized_end=2625
+  _globals['_ACCESSPOLICY']._serialized_start=2627
+  _globals['_ACCESSPOLICY']._serialized_end=2697
+  _globals['_LIMITS']._serialized_start=2699
+  _globals['_LIMITS']._serialized_end=2770
+  _globals['_ROUTE']._serialized_start=2773
+  _globals['_ROUTE']._serialized_end=3112
   _globals['_ROUTE_LABELSENTRY']._serialized_start=550
   _globals['_ROUTE_LABELSENTRY']._serialized_end=595
-  _globals['_ROUTETARGET']._serialized_start=3099
-  _globals['_ROUTETARGET']._serialized_end=3145
+  _globals['_ROUTETARGET']._serialized_start=3114
+  _globals['_ROUTETARGET']._serialized_end=3160
 # @@protoc_insertion_point(module_scope)

@@ -215,6 +215,7 @@ class Endpoint(message.Message):
     ETAG_FIELD_NUMBER: builtins.int
     CREATE_TIME_FIELD_NUMBER: builtins.int
     UPDATE_TIME_FIELD_NUMBER: builtins.int
+    AUDIT_FIELD_NUMBER: builtins.int
     name: builtins.str
     """`clusters/{cluster}/endpoints/{endpoint}`."""
     display_name: builtins.str
@@ -227,6 +228,10 @@ class Endpoint(message.Message):
     """The framework, as in FIRST's URLs: `vllm` or `api`."""
     etag: builtins.str
     """Changes with each change of the resource; sent in an update, it must be the present one."""
+    audit: builtins.bool
+    """True to have each call there written to the routers' audit log, without what was said: for high assurance, where the
+    log of the Globus Compute endpoint sees the start of a worker and nothing of the calls in its session.
+    """
     @builtins.property
     def models(self) -> containers.RepeatedCompositeFieldContainer[ModelBinding]:
         """The models that it may serve. Empty, for an endpoint of workers, means whatever its workers report."""
@@ -281,10 +286,11 @@ class Endpoint(message.Message):
         etag: builtins.str = ...,
         create_time: timestamp_pb2.Timestamp | None = ...,
         update_time: timestamp_pb2.Timestamp | None = ...,
+        audit: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["access", b"access", "backend", b"backend", "create_time", b"create_time", "globus", b"globus", "http", b"http", "limits", b"limits", "session", b"session", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["access", b"access", "availability", b"availability", "backend", b"backend", "create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "framework", b"framework", "globus", b"globus", "http", b"http", "labels", b"labels", "limits", b"limits", "models", b"models", "name", b"name", "notice", b"notice", "session", b"session", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["access", b"access", "audit", b"audit", "availability", b"availability", "backend", b"backend", "create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "framework", b"framework", "globus", b"globus", "http", b"http", "labels", b"labels", "limits", b"limits", "models", b"models", "name", b"name", "notice", b"notice", "session", b"session", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_backend: _TypeAlias = typing.Literal["session", "http", "globus"]  # noqa: Y015
     _WhichOneofArgType_backend: _TypeAlias = typing.Literal["backend", b"backend"]  # noqa: Y015
