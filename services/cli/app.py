@@ -23,6 +23,7 @@ COMMANDS = {
     "endpoints": "Manage endpoints, and import FIRST's.",
     "clusters": "Manage clusters.",
     "routes": "Manage routes.",
+    "functions": "Register Weft's functions with Globus Compute.",
     "config": "Show or check the configuration.",
     "doctor": "Check each part in order, and say what to do.",
 }

@@ -6,8 +6,8 @@ import os
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
 
+from services.cli.check import Check
 from services.cli.completions import open_completions
 from services.cli.connection import Service, address_of, facade_url, read_key
 from services.cli.failures import CommandError
@@ -20,20 +20,6 @@ from services.runtime.config import Config, ConfigError
 from services.runtime.home import log_file
 
 HEALTH_TIMEOUT = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """The outcome of one look; `remedy` is empty where all is well."""
-
-    part: str
-    found: str
-    remedy: str = ""
-
-    @property
-    def good(self) -> bool:
-        """Whether nothing needs to be done."""
-        return not self.remedy
 
 
 async def examine() -> AsyncIterator[Check]:

@@ -7,6 +7,7 @@ import asyncio
 import typer
 from rich.console import Console
 
+from services.cli.check import print_check
 from services.cli.checks import examine
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -22,10 +23,6 @@ def doctor() -> None:
 async def _doctor(console: Console) -> bool:
     good = True
     async for check in examine():
-        mark = "[green]ok[/]" if check.good else "[red]no[/]"
-        console.print(f"{mark}  {check.part:<14}", end="")
-        console.print(check.found, markup=False, soft_wrap=True)
-        if not check.good:
-            console.print(f"    remedy: {check.remedy}", markup=False, soft_wrap=True)
-            good = False
+        print_check(check, console)
+        good = good and check.good
     return good
