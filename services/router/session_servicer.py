@@ -24,7 +24,7 @@ from services.rpc.session_token import SessionTokenVerifier
 SERVICE: Final = "weft.session.v1.SessionService"
 
 ACCESS: Access = {
-    # These judge a worker's key, enrolment token or session token themselves; the cache of principals knows nothing of those tokens.
+    # These judge what a worker shows themselves; the cache of principals knows nothing of those tokens.
     f"/{SERVICE}/Enrol": Open.TO_ALL,
     f"/{SERVICE}/RenewToken": Open.TO_ALL,
     f"/{SERVICE}/Connect": Open.TO_ALL,

@@ -14,13 +14,14 @@ import sys
 import urllib.parse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
 
 from services.core.deadlines import Bounds
 from services.core.errors import ServiceError
 from services.core.names import endpoint_name
+from services.rpc.remote import Way, check_router
 from services.runtime.collector import calm
 from services.worker.config import WorkerConfig, default_home
+from services.worker.ending import Exit, WorkerFailedError
 from services.worker.launch import free_port
 from services.worker.main import serve
 
@@ -34,14 +35,17 @@ def main(argv: Sequence[str]) -> int:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_run(config))
     except asyncio.CancelledError:
-        return 1  # somebody in a hurry; see `_stop_or_quit`
+        return Exit.ERROR  # somebody in a hurry; see `_stop_or_quit`
+    except WorkerFailedError as error:
+        print(f"weft worker: {error}", file=sys.stderr)
+        return error.exit_status
     except ServiceError as error:
         print(f"weft worker: {error}", file=sys.stderr)
-        return 1
+        return Exit.ERROR
     except OSError as error:
         print(f"weft worker: {error.filename or ''} {error.strerror}", file=sys.stderr)
-        return 1
-    return 0
+        return Exit.ERROR
+    return Exit.STOPPED
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -72,6 +76,9 @@ def parse(argv: Sequence[str]) -> tuple[WorkerConfig, str]:
     """Reads the command line. Raises ARGUMENT_INVALID, or exits as argparse does."""
     options = _parser().parse_args(argv)
     endpoint_name(options.endpoint, param="--endpoint")
+    routers = tuple(options.router or ["127.0.0.1:7000"])
+    for router in routers:
+        check_router(router)
     url, command = options.vllm_url, _words(options.vllm_command or "")
     if command and not url:
         port = free_port()
@@ -84,14 +91,21 @@ def parse(argv: Sequence[str]) -> tuple[WorkerConfig, str]:
     if not _is_server_url(url):
         _parser().error(f"--vllm-url must be http://HOST:PORT, https://HOST:PORT or unix:/PATH, not {url!r}")
     config = WorkerConfig(
-        routers=tuple(options.router or ["127.0.0.1:7000"]),
+        routers=routers,
         endpoint=options.endpoint,
         key_file=options.key_file or default_home() / "worker.key",
         vllm_url=url,
+        enrolment_token_file=options.enrolment_token_file,
+        way=Way(options.router_ca, options.proxy),
         vllm_command=command,
         vllm_log=options.vllm_log,
+        vllm_restarts=options.vllm_restarts,
         max_calls=options.max_calls,
         grace=options.grace,
+        attach_timeout=options.attach_timeout,
+        job_id=options.job_id,
+        job_end=options.job_end,
+        drain_before=options.drain_before or 2 * options.grace,
         bounds=Bounds(options.first_byte_timeout, options.stall_timeout, options.total_timeout).inner(),
     )
     return config, options.log_level
@@ -126,14 +140,48 @@ def _parser() -> argparse.ArgumentParser:
         help="launch this vLLM and keep it running; {port} stands for a free port, unless --vllm-url is given too",
     )
     add("--vllm-log", metavar="FILE", type=Path, help="where the launched vLLM's output goes (default: with ours)")
-    add("--router", metavar="HOST:PORT", action="append", help="a router; may be repeated (default: 127.0.0.1:7000)")
+    add(
+        "--vllm-restarts",
+        metavar="N",
+        type=_positive(int),
+        help="end when the launched vLLM has failed N times in a row (default: never, start it again)",
+    )
+    add(
+        "--router",
+        metavar="ROUTER",
+        action="append",
+        help="a router, host:port, or https://host[:port] by TLS; may be repeated (default: 127.0.0.1:7000)",
+    )
+    add("--router-ca", metavar="FILE", type=Path, help="whose certificates routers show (default: the system's list)")
+    add(
+        "--proxy",
+        metavar="URL",
+        default="",
+        help="the HTTP proxy on the way to https routers, or none (default: the environment's https_proxy, no_proxy)",
+    )
+    add(
+        "--attach-timeout",
+        metavar="SECONDS",
+        type=_positive(float),
+        help="end if no router takes this worker within so long (default: try for ever)",
+    )
     add(
         "--endpoint",
         metavar="NAME",
         default="clusters/local/endpoints/vllm",
         help="the endpoint to serve (default: %(default)s)",
     )
-    add("--key-file", metavar="FILE", type=Path, help="the worker's key (default: $WEFT_HOME/worker.key)")
+    shown = parser.add_mutually_exclusive_group().add_argument
+    shown("--key-file", metavar="FILE", type=Path, help="the worker's key (default: $WEFT_HOME/worker.key)")
+    shown("--enrolment-token-file", metavar="FILE", type=Path, help="a token that admits this worker, once")
+    add("--job-id", metavar="ID", default="", help="the scheduler's job that this runs in")
+    add("--job-end", metavar="UNIX_SECONDS", type=_positive(float, 1e11), help="when the scheduler ends the job")
+    add(
+        "--drain-before",
+        metavar="SECONDS",
+        type=_positive(float),
+        help="take no calls so long before the job's end, and end then (default: twice the grace)",
+    )
     add("--max-calls", metavar="N", type=_positive(int), default=1024, help="calls at once (default: %(default)s)")
     for name, default, text in (
         ("--grace", 30.0, "for open calls to finish after SIGTERM"),
@@ -146,19 +194,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-_TOO_LARGE: Final = 2**31
-"""Infinity, and what the fields of messages cannot hold."""
-
-
 class _positive:  # noqa: N801 - argparse shows the name of a type in its errors
-    """A number above zero, for argparse."""
+    """A number above zero, for argparse; and below infinity, and what the fields of messages hold."""
 
-    def __init__(self, number: type[int] | type[float]) -> None:
+    def __init__(self, number: type[int] | type[float], below: float = 2**31) -> None:
         self._number = number
+        self._below = below
 
     def __call__(self, text: str) -> int | float:
         with contextlib.suppress(ValueError):
-            if 0 < (value := self._number(text)) < _TOO_LARGE:
+            if 0 < (value := self._number(text)) < self._below:
                 return value
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above zero")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import shutil
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from services.runtime.lifeline import tied
+from services.worker.ending import Exit, WorkerFailedError
+from services.worker.progress import LogTail, failure
 
 log = logging.getLogger(__name__)
 
@@ -24,33 +25,72 @@ _SETTLED: Final = 60.0
 
 
 class Launcher:
-    """One vLLM as a child process. Its output goes to `log_file`, or with ours if there is none."""
+    """One vLLM as a child process. Its output goes to `log_file`, or with ours if there is none. After `restarts`
+    failures in a row it is given up; None means never.
 
-    def __init__(self, command: tuple[str, ...], log_file: Path | None, *, grace: float) -> None:
+    `log_begins` is where in its file the log of the present run begins. `failed` is what its last run ended with, as a
+    sentence, from then until it serves again.
+    """
+
+    def __init__(
+        self, command: tuple[str, ...], log_file: Path | None, *, grace: float, restarts: int | None = None
+    ) -> None:
         self._command = command
         self._log_file = log_file
         self._grace = grace
+        self._restarts = restarts
+        self._failures = 0
+        self._serves = False
+        self.log_begins = 0
+        self.failed = ""
         self._process: asyncio.subprocess.Process | None = None
+        self._tail = LogTail(log_file, lambda: self.log_begins) if log_file is not None else None
 
     async def run(self) -> None:
-        """Starts it again whenever it ends, until cancelled; then stops it. Raises OSError if it cannot be started at
-        all.
+        """Starts it again whenever it ends, until cancelled; then stops it. Raises `WorkerFailedError` if it cannot be
+        started at all, or has failed too often.
         """
         loop = asyncio.get_running_loop()
         pause = _FIRST_PAUSE
         if shutil.which(self._command[0]) is None:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._command[0])
+            message = f"vLLM cannot be started: there is no program '{self._command[0]}'."
+            raise WorkerFailedError(Exit.VLLM_FAILED, message)
         try:
             while True:
                 started = loop.time()
+                self._serves = False
                 status = await self._run_once()
-                if loop.time() - started > _SETTLED:
+                settled = loop.time() - started > _SETTLED
+                if settled:
                     pause = _FIRST_PAUSE
-                log.error("vLLM ended with status %s; starting it again in %.1f s", status, pause)
+                # A large model takes minutes to load, and may fail each time at the end of it.
+                self._failures = 1 if settled and self._serves else self._failures + 1
+                self.failed = await self._explain(status)
+                if self._failures == self._restarts:
+                    often = f", {self._failures} times in a row" if self._failures > 1 else ""
+                    raise WorkerFailedError(Exit.VLLM_FAILED, f"{self.failed}{often}.")
+                log.error("%s; starting it again in %.1f s", self.failed, pause)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
         finally:
             await self._stop()
+
+    def serves(self) -> None:
+        """It answers: what failed before is over."""
+        self._serves = True
+        self.failed = ""
+
+    async def progress(self) -> str:
+        """What it is doing while it starts; empty if that is not known."""
+        if self.failed:
+            return f"{self.failed}; it is started again"
+        return await self._tail.progress() if self._tail is not None else ""
+
+    async def _explain(self, status: int) -> str:
+        # Once it serves, its log may hold what it was asked.
+        said = failure(await self._tail.lines()) if self._tail is not None and not self._serves else ""
+        ended = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        return f"vLLM {ended}{': ' if said else ''}{said}"
 
     async def _run_once(self) -> int:
         with contextlib.ExitStack() as files:
@@ -58,6 +98,7 @@ class Launcher:
             if self._log_file is not None:
                 self._log_file.parent.mkdir(parents=True, exist_ok=True)
                 output = files.enter_context(self._log_file.open("ab"))
+                self.log_begins = output.seek(0, os.SEEK_END)
             self._process = await asyncio.create_subprocess_exec(
                 *tied(self._command),  # A worker that is killed leaves no vLLM behind, which would hold the GPU.
                 stdin=asyncio.subprocess.DEVNULL,

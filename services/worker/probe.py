@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -29,7 +29,8 @@ class Probe:
     """Keeps `report` current, and calls `changed` after each look. `max_calls` is what the worker takes at once.
 
     `gone` is called, with the error for the calls that are open, when vLLM has gone: told to stop, it closes its port
-    at once, and may keep the connections that it has open, and silent, for minutes.
+    at once, and may keep the connections that it has open, and silent, for minutes. `progress` tells what vLLM is doing
+    while it starts, and may tell nothing.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Probe:
         max_calls: int,
         changed: Callable[[frame_pb2.Report], None],
         gone: Callable[[ServiceError], None],
+        progress: Callable[[], Awaitable[str]] | None = None,
     ) -> None:
         self._session = session
         self._base = base_of(url)
@@ -48,6 +50,7 @@ class Probe:
         self._interval = interval
         self._changed = changed
         self._gone = gone
+        self._progress = progress
         self._looks = 0
         self._absences = 0
         self.report = frame_pb2.Report(
@@ -63,8 +66,11 @@ class Probe:
             await self._look()
             if self.report.state != before:
                 log.info("vLLM: %s", self.report.detail)
-            self._changed(self.report)
             starting = self.report.state == frame_pb2.WORKER_STATE_STARTING
+            if starting and self._progress is not None:
+                # Never once it serves: its log may then hold what it was asked.
+                self.report.detail = await self._progress() or self.report.detail
+            self._changed(self.report)
             await asyncio.sleep(min(_STARTING_INTERVAL, self._interval) if starting else self._interval)
 
     async def _look(self) -> None:

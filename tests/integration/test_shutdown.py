@@ -100,7 +100,7 @@ async def test_a_second_signal_ends_a_part_at_once(twins: Twins) -> None:
 async def test_calls_longer_than_the_grace_are_cut_visibly(start_mesh: StartMesh, measured: Measured) -> None:
     mesh = await start_mesh(grace=1.0, router={"wait_for_worker_s": 1}, facade={"wait_for_router_s": 20})
     for part, codes in (
-        (mesh.workers[0], ["worker_lost", "worker_lost"]),
+        (mesh.workers[0], ["shutting_down", "shutting_down"]),
         (mesh.router, ["shutting_down", "shutting_down"]),
         (mesh.facade, ["shutting_down", "shutting_down"]),
     ):

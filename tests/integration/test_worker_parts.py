@@ -19,6 +19,7 @@ from services.core.errors import Reason, ServiceError
 from services.core.inference import Request
 from services.sim.config import SimConfig
 from services.upstream.http import HttpInference, open_session
+from services.worker.ending import WorkerFailedError
 from services.worker.launch import Launcher, free_port
 from services.worker.probe import Probe
 from tests.testing.sim import running_sim
@@ -150,5 +151,5 @@ async def test_a_launched_vllm_is_restarted_and_stopped_with_all_its_processes(t
 
 
 async def test_a_program_that_is_not_there():
-    with pytest.raises(OSError, match="no-such-program"):
+    with pytest.raises(WorkerFailedError, match="no program 'no-such-program'"):
         await Launcher(("no-such-program",), None, grace=1).run()

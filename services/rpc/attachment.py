@@ -1,4 +1,8 @@
-"""A worker's attachment to one router: enrols, dials, keeps the session, renews its token, dials again."""
+"""A worker's attachment to one router: enrols, dials, keeps the session, renews its token, dials again.
+
+Whatever answers calls may attach: the process beside a vLLM, or the launcher on behalf of nodes that cannot dial out.
+Needs the base dependencies alone.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +11,26 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, Protocol
 
 import grpc
 from weft.session.v1 import frame_pb2, session_pb2, session_pb2_grpc
 
 from services.core.errors import Reason, ServiceError
 from services.core.inference import Inference
-from services.rpc.channel import bearer, dial
+from services.rpc.channel import bearer
 from services.rpc.errors import from_rpc_error
 from services.rpc.limits import MuxLimits
 from services.rpc.link import Link
+from services.rpc.remote import Way, explain
 
 log = logging.getLogger(__name__)
 
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
 _RPC_TIMEOUT: Final = 10.0
+_PLAIN: Final = Way()
 
 HOPELESS: Final = frozenset(
     {
@@ -35,6 +42,35 @@ HOPELESS: Final = frozenset(
     }
 )
 """Refusals that trying again does not cure."""
+
+
+class RefusedError(ServiceError):
+    """A router's refusal that trying again does not cure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What is shown to enrol: a worker's key, or an enrolment token.
+
+    `read` is asked at each enrolment, so that a rotated key is taken up. `once` tells that it admits this worker alone
+    and may be revoked with it: then a refusal is final, while a key that was taken before may be good again later.
+    """
+
+    read: Callable[[], str] = field(repr=False)
+    once: bool = False
+
+
+class Owner(Protocol):
+    """Whoever is attached: what becomes of the attachment."""
+
+    def attached(self, router: str) -> None:
+        """The router has taken us in, for the first time or again."""
+
+    def stop(self, stop: frame_pb2.Stop) -> None:
+        """The router wishes that we finish our calls, and end."""
+
+    def refused(self, error: RefusedError) -> None:
+        """The router renews our token no more. The session lasts until the last one expires."""
 
 
 class _Token:
@@ -55,7 +91,9 @@ class _Token:
 
 
 class Attachment:
-    """Keeps one session to one router. `report` gives the worker's state at any time."""
+    """Keeps one session to one router. `report` gives the worker's state at any time; `way` says how to reach routers
+    outside the mesh. `instance` is the worker's own name for this run of it, the same for all its routers.
+    """
 
     def __init__(
         self,
@@ -63,20 +101,26 @@ class Attachment:
         *,
         endpoint: str,
         instance: str,
-        key: Callable[[], str],
+        credential: Credential,
         agent: str,
         inference: Inference,
         limits: MuxLimits,
         report: Callable[[], frame_pb2.Report],
+        owner: Owner,
+        way: Way = _PLAIN,
     ) -> None:
         self.router = router
+        self.trouble: ServiceError | None = None
+        """Why it is not attached at present, if it is not."""
         self._endpoint = endpoint
         self._instance = instance
-        self._key = key
+        self._credential = credential
         self._agent = agent
         self._inference = inference
         self._limits = limits
         self._report = report
+        self._owner = owner
+        self._way = way
         self._token = _Token()
         self._link: Link | None = None
         self._call: grpc.aio.StreamStreamCall[session_pb2.ConnectRequest, session_pb2.ConnectResponse] | None = None
@@ -85,17 +129,20 @@ class Attachment:
         self._pause = _FIRST_PAUSE
 
     async def run(self) -> None:
-        """Attaches again and again, until `leave`. Raises `ServiceError` if the first attempt is refused for good."""
-        async with dial(self.router) as channel:
+        """Attaches again and again, until `leave`. Raises `RefusedError` if it is refused for good: at the first
+        attempt, or at any with a credential that admits once; and `ServiceError` if the first credential cannot be
+        read.
+        """
+        async with self._way.dial(self.router) as channel:
             stub = session_pb2_grpc.SessionServiceStub(channel)
             while not self._leaving:
                 try:
                     why = await self._attach(stub)
                 except (grpc.RpcError, ServiceError) as error:
-                    unavailable = Reason.ROUTER_UNAVAILABLE
-                    why = error if isinstance(error, ServiceError) else from_rpc_error(error, unavailable=unavailable)
-                    if why.reason in HOPELESS and not self._attached_once:
+                    why = error if isinstance(error, ServiceError) else self._refusal(error)
+                    if why.reason in HOPELESS and (self._credential.once or not self._attached_once):
                         raise why from error
+                self.trouble = why
                 if not self._leaving:
                     wait = random.uniform(
                         self._pause / 2, self._pause
@@ -129,12 +176,13 @@ class Attachment:
     async def _attach(self, stub: session_pb2_grpc.SessionServiceStub) -> ServiceError:
         if self._token.life <= 0:
             request = session_pb2.EnrolRequest(endpoint=self._endpoint, instance=self._instance)
-            self._token.set(await stub.Enrol(request, metadata=bearer(self._key()), timeout=_RPC_TIMEOUT))
+            metadata = bearer(self._credential.read())
+            self._token.set(await stub.Enrol(request, metadata=metadata, timeout=_RPC_TIMEOUT))
         self._call = stub.Connect(metadata=bearer(self._token.text))
         self._link = Link(
             agent=self._agent,
             message=session_pb2.ConnectRequest,
-            events=_RouterEvents(self._attached),
+            events=_RouterEvents(self._attached, self._owner.stop),
             serves=self._inference,
             limits=self._limits,
             lost=Reason.ROUTER_UNAVAILABLE,
@@ -159,21 +207,36 @@ class Attachment:
                 answer = await stub.RenewToken(request, metadata=bearer(self._token.text), timeout=_RPC_TIMEOUT)
                 self._token.set(answer)
             except grpc.RpcError as error:
-                why = from_rpc_error(error, unavailable=Reason.ROUTER_UNAVAILABLE)
+                why = self._refusal(error)
                 log.warning("could not renew the session token: %s", why)
+                # Other refusals concern the token, which enrolling again replaces.
+                if isinstance(why, RefusedError) and why.reason is Reason.ACTION_FORBIDDEN and self._credential.once:
+                    self._owner.refused(why)
+                    return
+
+    def _refusal(self, error: grpc.RpcError) -> ServiceError:
+        why = from_rpc_error(error, unavailable=Reason.ROUTER_UNAVAILABLE)
+        if why.reason in HOPELESS:
+            return RefusedError(why.reason, why.message, param=why.param)
+        if why.reason is Reason.ROUTER_UNAVAILABLE and isinstance(error, grpc.aio.AioRpcError):
+            return explain(self.router, error.details() or "")
+        return why
 
     def _attached(self, router: str) -> None:
         self._attached_once = True
+        self.trouble = None
         self._pause = _FIRST_PAUSE  # Not before: a router that is away would be dialled ten times a second.
         log.info("attached to router %s (%s)", self.router, router)
         self.send_report()
+        self._owner.attached(self.router)
 
 
 class _RouterEvents:
     """What a router says outside any call."""
 
-    def __init__(self, attached: Callable[[str], None]) -> None:
+    def __init__(self, attached: Callable[[str], None], stop: Callable[[frame_pb2.Stop], None]) -> None:
         self._attached = attached
+        self._stop = stop
 
     def hello(self, hello: frame_pb2.Hello) -> None:
         """The router has taken us in."""
@@ -187,3 +250,4 @@ class _RouterEvents:
 
     def stop(self, stop: frame_pb2.Stop) -> None:
         """The router wishes that we end."""
+        self._stop(stop)
