@@ -177,22 +177,20 @@ class Tasks:
         task.add_done_callback(self._work.discard)
 
     async def _submit(self, flight: _Flight) -> None:
-        flight.attempts += 1
-        if flight.attempts > _ATTEMPTS:
-            sentence = "The task could not be submitted, as other submissions failed at the same time."
-            self._land(flight, GlobusError(Kind.SERVICE_UNAVAILABLE, sentence))
-            return
         try:
             client = await self._client(flight.key.credentials)
-        except GlobusError as error:
-            self._land(flight, error)
+            seat = self._seat(flight.key, client)
+        except Exception as error:
+            self._land(flight, explain(error))
             return
-        seat = self._seat(flight.key, client)
         try:
             future = seat.executor.submit_to_registered_function(flight.key.function_uuid, (flight.payload,))
         except RuntimeError:  # a failed submit has shut it a moment ago
             self._seats.shut(seat)
-            self._fly(flight)
+            self._again(flight)
+            return
+        except Exception as error:
+            self._land(flight, explain(error))
             return
         flight.future, flight.seat = future, seat
         seat.used_at = flight.looked_at = self._loop.time()
@@ -259,7 +257,11 @@ class Tasks:
 
     def _again(self, flight: _Flight) -> None:
         self._leave_seat(flight)
-        if not self._closed:
+        flight.attempts += 1
+        if flight.attempts >= _ATTEMPTS:
+            sentence = "The task could not be submitted, as other submissions failed at the same time."
+            self._land(flight, GlobusError(Kind.SERVICE_UNAVAILABLE, sentence))
+        elif not self._closed:
             self._fly(flight)
 
     def _lose(self, flight: _Flight) -> None:
