@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 
 from services.core.deadlines import Bounds
+from services.core.errors import Reason, ServiceError
 from services.router.dispatch import DispatchSettings
 from services.rpc.limits import MuxLimits
+from services.rpc.server_tls import TlsListener
 
 
 class RouterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the router listens, whom it asks, and how long and how hard it tries."""
 
     address: str = "127.0.0.1:7000"
+    tls_address: str = ""
+    """A second listener, by TLS, for workers outside the mesh; empty means none."""
+    tls_certificate_file: str = ""
+    """The certificate that it shows, with its chain, in PEM; relative to the home, as is the key's file."""
+    tls_key_file: str = ""
     registry_address: str = "127.0.0.1:7001"
     auth_address: str = "127.0.0.1:7002"
     service_key_file: str = ""
@@ -36,6 +45,16 @@ class RouterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The part that concerns dispatch."""
         bounds = Bounds(self.first_byte_timeout_s, self.stall_timeout_s, self.total_timeout_s)
         return DispatchSettings(bounds, self.max_attempts, self.wait_for_worker_s, self.max_waiting_calls)
+
+    def tls(self, home: Path) -> TlsListener | None:
+        """The listener by TLS. Raises ARGUMENT_INVALID if its files are not named."""
+        if not self.tls_address:
+            return None
+        for setting in ("tls_certificate_file", "tls_key_file"):
+            if not getattr(self, setting):
+                message = f"'router.tls_address' needs 'router.{setting}'."
+                raise ServiceError(Reason.ARGUMENT_INVALID, message, param=f"router.{setting}")
+        return TlsListener(self.tls_address, home / self.tls_certificate_file, home / self.tls_key_file, "router")
 
     def mux_limits(self) -> MuxLimits:
         """What one facade may ask of the router."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.metadata
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ from services.rpc.channel import dial
 from services.rpc.server import GrpcServer
 from services.rpc.session_token import SessionTokenVerifier
 from services.runtime.process import Process
+
+log = logging.getLogger(__name__)
 
 AGENT = f"weft-router/{importlib.metadata.version('weft')}"
 
@@ -88,7 +91,10 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
                 SessionServicer(sessions, roster, tokens, auth, service_key), server
             ),
         ),
+        tls=config.tls(process.home),
     )
+    if server.tls_address:
+        log.info("workers reach this router by TLS at %s", server.tls_address)
 
     def catalogue_changed(catalogue: Catalogue) -> None:
         http_endpoints.follow(catalogue)

@@ -10,6 +10,7 @@ from grpc_reflection.v1alpha import reflection
 
 from services.rpc.boundary import Boundary
 from services.rpc.channel import SERVER_OPTIONS
+from services.rpc.server_tls import TlsListener
 
 Register = Callable[[grpc.aio.Server], None]
 """Adds a servicer to a server."""
@@ -20,11 +21,21 @@ class AddressInUseError(Exception):
 
 
 class GrpcServer:
-    """Serves `services` (full names, for health and reflection) on one address. Health is NOT_SERVING until
-    `set_ready(True)`.
+    """Serves `services` (full names, for health and reflection) on one address, and by TLS on a second one if there is
+    `tls`. Health is NOT_SERVING until `set_ready(True)`.
+
+    Raises `AddressInUseError`, or ARGUMENT_INVALID for a certificate that cannot be shown.
     """
 
-    def __init__(self, address: str, boundary: Boundary, services: Sequence[str], register: Sequence[Register]) -> None:
+    def __init__(
+        self,
+        address: str,
+        boundary: Boundary,
+        services: Sequence[str],
+        register: Sequence[Register],
+        *,
+        tls: TlsListener | None = None,
+    ) -> None:
         self._services = ("", *services)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(interceptors=(boundary,), options=SERVER_OPTIONS)
@@ -33,14 +44,11 @@ class GrpcServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
-        host = address.rpartition(":")[0]
-        try:
-            self.address = f"{host}:{self._server.add_insecure_port(address)}"
-        except RuntimeError as error:
-            raise AddressInUseError(
-                f"Cannot listen on {address}: it is in use, or not an address of this machine; "
-                "stop what listens there, or choose another address in weft.yaml."
-            ) from error
+        self.address = _listen(address, self._server.add_insecure_port)
+        self.tls_address = ""
+        if tls is not None:
+            credentials = tls.credentials()
+            self.tls_address = _listen(tls.address, lambda address: self._server.add_secure_port(address, credentials))
 
     async def start(self) -> None:
         """Begins to serve; not yet ready."""
@@ -57,6 +65,16 @@ class GrpcServer:
         """Refuses new RPCs, lets open ones finish for `grace` seconds, then ends them."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace)
+
+
+def _listen(address: str, add: Callable[[str], int]) -> str:
+    try:
+        return f"{address.rpartition(':')[0]}:{add(address)}"
+    except RuntimeError as error:
+        raise AddressInUseError(
+            f"Cannot listen on {address}: it is in use, or not an address of this machine; "
+            "stop what listens there, or choose another address in weft.yaml."
+        ) from error
 
 
 async def check_health(channel: grpc.aio.Channel, service: str, *, timeout: float) -> bool:
