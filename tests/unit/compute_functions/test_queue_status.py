@@ -13,25 +13,23 @@ from compute_functions import queue_status as module
 from compute_functions.queue_status import QueueError, queue_status
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "schedulers"
-KEYS = set(
-    [
-        "id",
-        "state",
-        "scheduler_state",
-        "models",
-        "framework",
-        "endpoint",
-        "slot",
-        "hosts",
-        "comment",
-        "nodes",
-        "walltime",
-        "expected_start",
-        "position",
-        "batch",
-        "user",
-    ]
-)
+KEYS = {
+    "id",
+    "state",
+    "scheduler_state",
+    "models",
+    "framework",
+    "endpoint",
+    "slot",
+    "hosts",
+    "comment",
+    "nodes",
+    "walltime",
+    "expected_start",
+    "position",
+    "batch",
+    "user",
+}
 
 
 def golden(name: str) -> str:
