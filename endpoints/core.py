@@ -50,12 +50,11 @@ def user_environment(site: Site) -> str:
 def identity_mapping(mapping: IdentityMapping) -> str:
     """Globus's identity mapping. Raises EndpointFilesError if it maps nobody."""
     rules = [
-        {"source": "{username}", "match": re.escape(identity), "output": user}
+        {"source": "{username}", "match": _literal(identity), "output": user}
         for identity, user in sorted(mapping.users.items())
     ]
     rules += [
-        {"source": "{username}", "match": "([a-z_][a-z0-9_.-]*)@" + re.escape(domain), "output": "{0}"}
-        for domain in mapping.domains
+        {"source": "{username}", "match": "(.*)@" + _literal(domain), "output": "{0}"} for domain in mapping.domains
     ]
     if not rules:
         raise EndpointFilesError("identity_mapping maps nobody; give it domains, or users {identity: local user}.")
@@ -130,6 +129,13 @@ def _check_assurance(settings: Settings) -> None:
 
 def _yaml(tree: dict[str, Any]) -> str:
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _literal(text: str) -> str:
+    """A text as a pattern that matches it alone. Globus's patterns know fewer special characters than Python's, and
+    refuse the escape of any other.
+    """
+    return re.sub(r"([.?*|()\\])", r"\\\1", text)
 
 
 def _percent(text: str) -> str:

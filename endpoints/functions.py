@@ -58,7 +58,5 @@ def read_functions(path: Path) -> Functions:
             for version in versions:
                 uuid.UUID(version.uuid)
     except (msgspec.ValidationError, ValueError) as error:
-        raise EndpointFilesError(
-            f"{path} is not as 'weft functions register' writes it, functions: {{start-worker: [{{uuid: …}}]}}: {error}."
-        ) from error
+        raise EndpointFilesError(f"{path} is not as 'weft functions register' writes it: {error}.") from error
     return functions

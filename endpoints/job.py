@@ -115,8 +115,8 @@ def _check_fit(site: Site, model: Model) -> None:
     wanted, given_ = model.tensor_parallel * model.pipeline_parallel, model.nodes * site.gpus_per_node
     if wanted > given_ > 0:
         raise EndpointFilesError(
-            f"{model.name} wants {model.tensor_parallel} × {model.pipeline_parallel} = {wanted} GPUs, and {model.nodes} "
-            f"nodes with {site.gpus_per_node} each have {given_}; set model.nodes, model.tensor_parallel or "
+            f"{model.name} wants {model.tensor_parallel} x {model.pipeline_parallel} = {wanted} GPUs, and "
+            f"{model.nodes} nodes with {site.gpus_per_node} each have {given_}; set model.nodes, model.tensor_parallel or "
             "model.pipeline_parallel."
         )
     if model.nodes > 1 and site.reach is None:

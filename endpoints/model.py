@@ -18,7 +18,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     """One model and vLLM's settings for it.
 
     `name` is what it is served as; `path` is what vLLM loads, if that is something else. Each of `nodes` nodes gives
-    `tensor_parallel` × `pipeline_parallel` / `nodes` GPUs. `flags` are further words of vLLM's command line.
+    `tensor_parallel` x `pipeline_parallel` / `nodes` GPUs. `flags` are further words of vLLM's command line.
     `start_timeout` is in seconds, for each of `attempts` starts.
     """
 
