@@ -14,6 +14,10 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=T
 
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Name = Annotated[str, typer.Argument(help="clusters/CLUSTER.")]
+_DisplayName = Annotated[str | None, typer.Option(help="A name for people.")]
+_QueueStatus = Annotated[
+    str | None, typer.Option(metavar="UUID", help="The Globus Compute endpoint that tells its queue; '' for none.")
+]
 
 
 @app.callback()
@@ -35,10 +39,20 @@ def show(name: _Name) -> None:
 
 
 @app.command()
-def create(name: _Name, display_name: Annotated[str, typer.Option(help="A name for people.")] = "") -> None:
+def create(name: _Name, display_name: _DisplayName = None, queue_status: _QueueStatus = None) -> None:
     """Create a cluster."""
-    cluster = resources_pb2.Cluster(name=name, display_name=display_name)
+    cluster, _ = _cluster(name, display_name, queue_status)
     print_one(call("CreateCluster", registry_pb2.CreateClusterRequest(cluster=cluster)).cluster)
+
+
+@app.command()
+def update(name: _Name, display_name: _DisplayName = None, queue_status: _QueueStatus = None) -> None:
+    """Change what is given of a cluster."""
+    cluster, paths = _cluster(name, display_name, queue_status)
+    if not paths:
+        raise typer.BadParameter("nothing to change; give at least one option")
+    request = registry_pb2.UpdateClusterRequest(cluster=cluster, update_mask=FieldMask(paths=paths))
+    print_one(call("UpdateCluster", request).cluster)
 
 
 @app.command()
@@ -62,6 +76,19 @@ def resume(name: _Name) -> None:
     """Put a cluster back into service."""
     _set(name, resources_pb2.AVAILABILITY_ACTIVE, "")
     print(f"{name} takes calls")
+
+
+def _cluster(name: str, display_name: str | None, queue_status: str | None) -> tuple[resources_pb2.Cluster, list[str]]:
+    """The cluster that the options tell of, and which fields they tell."""
+    cluster, paths = resources_pb2.Cluster(name=name), []
+    if display_name is not None:
+        paths.append("display_name")
+        cluster.display_name = display_name
+    if queue_status is not None:
+        paths.append("queue_status")
+        if queue_status:
+            cluster.queue_status.endpoint_uuid = queue_status
+    return cluster, paths
 
 
 def _set(name: str, availability: resources_pb2.Availability.ValueType, notice: str) -> None:

@@ -13,6 +13,7 @@ from weft.registry.v1 import registry_pb2, resources_pb2
 from services.cli.connection import connect
 from services.cli.first.convert import read_fixtures
 from services.cli.fixtures import report, to_request
+from services.cli.globus_flags import GlobusFlags, with_globus_flags
 from services.cli.resources import call, list_all, present, print_list, print_one, state, unary
 from services.cli.settings import load
 
@@ -50,6 +51,7 @@ def show(name: _Name) -> None:
 
 
 @app.command()
+@with_globus_flags
 def create(
     name: _Name,
     model: _Model = None,
@@ -58,15 +60,25 @@ def create(
     api_key_env: _KeyEnv = None,
     framework: _Framework = "vllm",
     display_name: _DisplayName = None,
+    *,
+    flags: GlobusFlags,
 ) -> None:
-    """Create an endpoint of workers, or with --url, of a server that the router can reach."""
+    """Create an endpoint of workers; with --url, of a server that the router can reach; with --globus, of workers that
+    Globus Compute starts.
+    """
     endpoint, _ = _endpoint(name, model, url, api_key_file, api_key_env, framework, display_name)
-    if url is None:
+    _check_kind(url, flags)
+    if flags.given:
+        if not flags.globus:
+            raise typer.BadParameter("these flags belong to Globus Compute: give --globus too")
+        flags.put(endpoint.globus)
+    elif url is None:
         endpoint.session.SetInParent()
     print_one(call("CreateEndpoint", registry_pb2.CreateEndpointRequest(endpoint=endpoint)).endpoint)
 
 
 @app.command()
+@with_globus_flags
 def update(
     name: _Name,
     model: _Model = None,
@@ -75,9 +87,20 @@ def update(
     api_key_env: _KeyEnv = None,
     framework: _Framework = None,
     display_name: _DisplayName = None,
+    *,
+    flags: GlobusFlags,
 ) -> None:
     """Change what is given of an endpoint; --model gives all of its models anew, --url its key too."""
     endpoint, paths = _endpoint(name, model, url, api_key_file, api_key_env, framework, display_name)
+    _check_kind(url, flags)
+    if flags.given:
+        present = call("GetEndpoint", registry_pb2.GetEndpointRequest(name=name)).endpoint
+        if present.WhichOneof("backend") != "globus" and not flags.globus:
+            raise typer.BadParameter(f"{name} is not of Globus Compute; give --globus to make it so")
+        endpoint.globus.CopyFrom(present.globus)
+        endpoint.etag = present.etag
+        flags.put(endpoint.globus)
+        paths.append("globus")
     if not paths:
         raise typer.BadParameter("nothing to change; give at least one option")
     request = registry_pb2.UpdateEndpointRequest(endpoint=endpoint, update_mask=FieldMask(paths=paths))
@@ -123,6 +146,11 @@ def import_(
 
     for line in asyncio.run(run()):
         print(line)
+
+
+def _check_kind(url: str | None, flags: GlobusFlags) -> None:
+    if url is not None and flags.given:
+        raise typer.BadParameter("an endpoint is of a --url or of Globus Compute; give the flags of one of them")
 
 
 def _endpoint(

@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -251,6 +252,42 @@ async def test_import_by_command(tmp_path: Path, auth_address: str) -> None:
         assert "0 created, 0 updated, 3 unchanged." in out
         _, out, _ = await weft(address, tmp_path, "endpoints", "show", sophia)
         assert json.loads(out)["availability"] == "AVAILABILITY_DRAINING"
+
+
+async def test_globus_endpoints_by_command(tmp_path: Path, auth_address: str) -> None:
+    config = RegistryConfig(address="127.0.0.1:0", auth_address=auth_address)
+    name = "clusters/sophia/endpoints/opt"
+    async with running(config, tmp_path) as address:
+
+        async def run(*arguments: str) -> dict[str, Any]:
+            code, out, err = await weft(address, tmp_path, *arguments)
+            assert code == 0, err
+            found: dict[str, Any] = json.loads(out)
+            return found
+
+        cluster = await run("clusters", "create", "clusters/sophia", "--queue-status", "queue-uuid")
+        assert cluster["queue_status"] == {"endpoint_uuid": "queue-uuid"}
+        assert "queue_status" not in await run("clusters", "update", "clusters/sophia", "--queue-status", "")
+        create = ["endpoints", "create", name, "--model", "opt", "--globus", "uuid", "--max-workers", "2"]
+        assert (await run(*create, "--config", "nodes=2", "--config", "queue=by-gpu"))["globus"] == {
+            "launch": {
+                "start_worker": {"endpoint_uuid": "uuid"},
+                "max_workers": 2,
+                "user_endpoint_config": {"nodes": 2.0, "queue": "by-gpu"},
+            }
+        }
+        changed = await run("endpoints", "update", name, "--walltime", "1h", "--call-mode", "task")
+        assert changed["globus"]["call_mode"] == "CALL_MODE_TASK"
+        assert changed["globus"]["launch"]["walltime"] == "3600s"
+        assert changed["globus"]["launch"]["max_workers"] == 2
+        for arguments, complaint in (
+            (["update", name, "--min-workers", "3"], "'endpoint.globus.launch.min_workers' must be at most"),
+            (["update", name, "--url", "http://a", "--serves", "users/x"], "an endpoint is of a --url or of Globus"),
+            (["create", f"{name}2", "--keep-warm"], "give --globus too"),
+        ):
+            code, _, err = await weft(address, tmp_path, "endpoints", *arguments)
+            assert (code != 0, complaint in err) == (True, True), err
+        assert await weft(address, tmp_path, "functions", "list", "--json") == (0, "[]\n", "")
 
 
 async def test_two_registries_on_one_postgresql(tmp_path: Path, auth_address: str, postgresql_url: str) -> None:
