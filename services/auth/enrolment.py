@@ -71,9 +71,7 @@ def refusal(enrolment: Enrolment | None, *, endpoint: str, instance: str, now: f
         message = f"This enrolment token is not for '{endpoint}'."
         return ServiceError(Reason.ACTION_FORBIDDEN, message, param="endpoint")
     if enrolment.revoked_at is not None:
-        return ServiceError(
-            Reason.ACTION_FORBIDDEN, f"The start '{enrolment.start}' was given up; its worker must end."
-        )
+        return ServiceError(Reason.ACTION_FORBIDDEN, f"The start '{enrolment.start}' was revoked; its worker must end.")
     if enrolment.instance not in (None, instance):
         message = f"The start '{enrolment.start}' has its worker already; an enrolment token admits one, once."
         return ServiceError(Reason.ACTION_FORBIDDEN, message, param="instance")

@@ -130,7 +130,5 @@ class EnrolmentStore:
 def _unlike(kept: Enrolment) -> ServiceError:
     if kept.revoked_at is not None:
         return ServiceError(Reason.ACTION_FORBIDDEN, f"The start '{kept.start}' was revoked.", param="start")
-    message = (
-        f"The start '{kept.start}' is another endpoint's or principal's, and stays so; take another name."
-    )
+    message = f"The start '{kept.start}' is another endpoint's or principal's, and stays so; take another name."
     return ServiceError(Reason.RESOURCE_EXISTS, message, param="start")

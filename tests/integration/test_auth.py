@@ -58,6 +58,14 @@ class Auth:
         request = auth_pb2.IssueSessionTokenRequest(credential=credential, endpoint=endpoint, instance=instance)
         return await self.stub.IssueSessionToken(request, **self.by("service"))
 
+    async def enrol(self, start: str = "start-1", **fields: Any) -> auth_pb2.IssueEnrolmentTokenResponse:
+        fields = {"endpoint": ENDPOINT, "lifetime": Duration(seconds=60), **fields}
+        request = auth_pb2.IssueEnrolmentTokenRequest(start=start, **fields)
+        return await self.stub.IssueEnrolmentToken(request, **self.by("service"))
+
+    async def revoke(self, start: str) -> None:
+        await self.stub.RevokeEnrolment(auth_pb2.RevokeEnrolmentRequest(start=start), **self.by("service"))
+
 
 @asynccontextmanager
 async def running(home: Path, **settings: Any) -> AsyncIterator[Auth]:
@@ -195,6 +203,8 @@ async def test_pages(auth: Auth) -> None:
 
 async def test_each_method_wants_its_role(auth: Auth) -> None:
     judging = [
+        auth.stub.IssueEnrolmentToken(auth_pb2.IssueEnrolmentTokenRequest(), **auth.by("dev")),
+        auth.stub.RevokeEnrolment(auth_pb2.RevokeEnrolmentRequest(), **auth.by("worker")),
         auth.stub.Authenticate(auth_pb2.AuthenticateRequest(), **auth.by("dev")),
         auth.stub.IssueSessionToken(auth_pb2.IssueSessionTokenRequest(), **auth.by("worker")),
         auth.stub.ListVerificationKeys(auth_pb2.ListVerificationKeysRequest(), **auth.by("dev")),
@@ -253,6 +263,74 @@ async def test_a_token_does_not_outlive_its_key(auth: Auth) -> None:
     assert issued.expire_time.seconds <= made.resource.expire_time.seconds
 
 
+async def test_an_enrolment_token_buys_session_tokens_for_one_instance(auth: Auth) -> None:
+    verifier = SessionTokenVerifier(auth.stub, lambda: auth.key("service"))
+    enrolment = await auth.enrol(serves="users/ada")
+    for _ in range(2):  # the first answer may have been lost
+        issued = await auth.issue(enrolment.token, ENDPOINT, "run-1")
+        claims = await verifier.verify(issued.token)
+        assert (claims.endpoint, claims.instance, claims.start, claims.serves, claims.key) == (
+            *(ENDPOINT, "run-1", "start-1", "users/ada", ""),
+        )
+    assert (await refused(auth.issue(enrolment.token, ENDPOINT, "run-2"))).reason is Reason.ACTION_FORBIDDEN
+    again = await auth.enrol(serves="users/ada")
+    assert again.token != enrolment.token
+    error = await refused(auth.issue(again.token, ENDPOINT, "run-2"))
+    assert (error.reason, error.param) == (Reason.ACTION_FORBIDDEN, "instance")
+    renewed = await verifier.verify((await auth.issue(issued.token)).token)
+    assert (renewed.instance, renewed.start, renewed.serves) == ("run-1", "start-1", "users/ada")
+
+
+async def test_of_many_that_enrol_at_once_one_is_admitted(auth: Auth) -> None:
+    token = (await auth.enrol()).token
+    errors = await asyncio.gather(*(outcome(auth.issue(token, ENDPOINT, f"run-{number}")) for number in range(20)))
+    assert [error.reason if error else None for error in errors].count(None) == 1
+    assert {error.reason for error in errors if error} == {Reason.ACTION_FORBIDDEN}
+
+
+async def test_a_revoked_start_admits_nobody_and_renews_no_token(auth: Auth) -> None:
+    token = (await auth.enrol()).token
+    issued = await auth.issue(token, ENDPOINT, "run-1")
+    await auth.revoke("start-1")
+    await auth.revoke("never-known")
+    assert (await refused(auth.issue(issued.token))).reason is Reason.ACTION_FORBIDDEN
+    assert (await refused(auth.issue(token, ENDPOINT, "run-1"))).reason is Reason.ACTION_FORBIDDEN
+    for start in ("start-1", "never-known"):
+        assert (await refused(auth.enrol(start))).reason is Reason.ACTION_FORBIDDEN
+
+
+async def test_an_enrolment_token_expires(auth: Auth) -> None:
+    brief = await auth.enrol("brief", lifetime=Duration(nanos=1_000_000))  # over before the answer is there
+    error = await refused(auth.issue(brief.token, ENDPOINT, "run-1"))
+    assert error.reason is Reason.CREDENTIAL_EXPIRED
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"start": ""}, "start"),
+        ({"start": "a b"}, "start"),
+        ({"start": "a" * 65}, "start"),
+        ({"endpoint": "nonsense"}, "endpoint"),
+        ({"lifetime": Duration()}, "lifetime"),
+        ({"lifetime": Duration(seconds=91 * 86400)}, "lifetime"),
+        ({"serves": "ada"}, "serves"),
+    ],
+)
+async def test_bad_wishes_for_an_enrolment(auth: Auth, fields: dict[str, Any], param: str) -> None:
+    error = await refused(auth.enrol(**fields))
+    assert (error.reason, error.param) == (Reason.ARGUMENT_INVALID, param)
+
+
+async def test_an_enrolment_is_for_its_endpoint_and_an_instance_with_a_name(auth: Auth) -> None:
+    token = (await auth.enrol()).token
+    other = await refused(auth.issue(token, "clusters/local/endpoints/gpu", "run-1"))
+    assert (other.reason, other.param) == (Reason.ACTION_FORBIDDEN, "endpoint")
+    assert (await refused(auth.issue(token, ENDPOINT, ""))).reason is Reason.ARGUMENT_INVALID
+    assert (await refused(auth.judge(token))).reason is Reason.CREDENTIAL_INVALID, "it is good for nothing else"
+    assert (await auth.issue(token, ENDPOINT, "run-1")).token, "what was refused has used nothing up"
+
+
 async def test_a_wrong_service_key_makes_no_callers_key_wrong(auth: Auth) -> None:
     authenticator = CachedAuthenticator(auth.stub, lambda: "weft_000000000000_" + "a" * 43)
     with pytest.raises(ServiceError) as caught:
@@ -283,6 +361,10 @@ async def test_two_auths_on_one_postgresql(tmp_path: Path, postgresql_url: str) 
         assert (await other.issue(token)).token
         verifier = SessionTokenVerifier(other.stub, lambda: other.key("service"))
         assert (await verifier.verify(token)).instance == "run-1"
+        enrolment = (await one.enrol()).token
+        both = [auth.issue(enrolment, ENDPOINT, f"run-{at}") for at, auth in enumerate((one, other) * 10)]
+        errors = await asyncio.gather(*map(outcome, both))
+        assert errors.count(None) == 1
 
 
 async def test_a_rotated_signing_key_needs_no_restart(tmp_path: Path) -> None:
@@ -306,5 +388,8 @@ async def test_no_key_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture
         made = await auth.make()
         token = (await auth.issue(auth.key("worker"), ENDPOINT, "run-1")).token
         await refused(auth.judge(made.key[:-1]))
-        for secret in (made.key, auth.key("dev"), auth.key("service"), auth.key("worker"), token):
+        enrolment = (await auth.enrol()).token
+        await auth.issue(enrolment, ENDPOINT, "run-1")
+        await refused(auth.issue(enrolment, ENDPOINT, "run-2"))
+        for secret in (enrolment, made.key, auth.key("dev"), auth.key("service"), auth.key("worker"), token):
             assert secret.rpartition("_")[2][-20:] not in caplog.text
