@@ -37,9 +37,25 @@ def postgresql_programs() -> Path | None:
 
 
 PARTS = {
+    "endpoint": Part(
+        found=lambda: Path(os.environ.get("WEFT_ENDPOINT_PYTHON", "")).is_file(),
+        remedy="make test-globus",
+    ),
     "postgresql": Part(
         found=lambda: postgresql_programs() is not None,
         remedy="apt-get install postgresql",
+    ),
+    "rabbitmq": Part(
+        found=lambda: Path("/usr/lib/rabbitmq/bin/rabbitmq-server").exists(),
+        remedy="make test-globus",
+    ),
+    "slurm": Part(
+        found=lambda: os.geteuid() == 0 and Path("/usr/sbin/slurmctld").exists(),
+        remedy="make test-globus, as root: Slurm runs jobs as other users",
+    ),
+    "users": Part(
+        found=lambda: os.geteuid() == 0,
+        remedy="make test-globus, as root: it makes users of this machine for the test",
     ),
     "vllm": Part(
         found=lambda: Path(os.environ.get("WEFT_VLLM_PYTHON", "")).is_file(),
