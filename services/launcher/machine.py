@@ -13,9 +13,9 @@ from services.launcher.starts import Start, StartState
 _WAITING: Final = (StartState.PENDING, StartState.QUEUED)
 _AT_WORK: Final = (StartState.STARTING, StartState.READY, StartState.DRAINING)
 
-REFUSED_SETTLE: Final = 30.0
-"""Seconds in which the worker that was admitted in another's place must have been seen: a task may be delivered twice,
-and the second of its workers is refused.
+SETTLE: Final = 30.0
+"""Seconds after which a worker that is expected to be gone is gone, and in which the worker that was admitted in
+another's place must have been seen: a task may be delivered twice, and the second of its workers is refused.
 """
 
 
@@ -127,21 +127,27 @@ def worker_seen(start: Start, seen: Seen, now: float, *, walltime: float | None 
 
 
 def worker_missing(start: Start, now: float, *, lost_after: float) -> Start:
-    """No router has its worker. One that drained is gone; any other may come back until `lost_after` seconds."""
+    """No router has its worker. One that drained, or whose task is over, is gone after a short while; any other may
+    come back until `lost_after` seconds.
+    """
     if start.state not in _AT_WORK:
         return _refusal_settled(start, now)
+    if start.tasks and start.state is not StartState.DRAINING:
+        return start  # It is its node that tells of it.
     if start.absent_since is None:
         start = msgspec.structs.replace(start, absent_since=now)
     absent = now - (start.absent_since or now)
-    if start.state is StartState.DRAINING and absent >= min(lost_after, REFUSED_SETTLE):
+    if start.state is StartState.DRAINING and absent >= min(lost_after, SETTLE):
         return ended(start, now, detail=start.detail, outcome="stopped")
+    if start.task_error and absent >= min(lost_after, SETTLE):
+        return failed(start, now, start.task_error, outcome="lost")
     if absent >= lost_after:
         return failed(start, now, f"its worker has not been seen for {absent:.0f} s", outcome="lost")
     return start
 
 
 def _refusal_settled(start: Start, now: float) -> Start:
-    if start.state in _WAITING and start.refused_at is not None and now - start.refused_at >= REFUSED_SETTLE:
+    if start.state in _WAITING and start.refused_at is not None and now - start.refused_at >= SETTLE:
         return failed(start, now, start.detail, outcome="refused")
     return start
 
@@ -163,6 +169,31 @@ def task_ended(start: Start, outcome: Outcome, now: float) -> Start:
     if start.state is StartState.DRAINING:
         return ended(start, now, detail=detail, outcome="stopped")
     return failed(start, now, detail, outcome=outcome.kind if outcome.kind in _WORDS else "other")
+
+
+def task_failed(start: Start, why: str, now: float, *, outcome: str) -> Start:
+    """Globus could not carry its task, or lost it. A worker that is attached all the same goes on."""
+    if start.live and start.has_worker and not start.tasks:
+        return msgspec.structs.replace(start, task_error=why)
+    return failed(start, now, why, outcome=outcome)
+
+
+def delayed(start: Start, why: str) -> Start:
+    """It could not be submitted yet."""
+    return msgspec.structs.replace(start, detail=why) if start.state is StartState.PENDING else start
+
+
+def node_seen(start: Start, state: str, detail: str, now: float, *, walltime: float | None = None) -> Start:
+    """What the node says, by a task, of a start whose calls travel as tasks: `none`, `starting` or `ready`."""
+    if not start.live or start.state is StartState.DRAINING:
+        return start
+    seen = Seen("", ready=state == "ready", detail=detail or "vLLM is starting")
+    return worker_seen(start, seen, now, walltime=walltime)
+
+
+def revoked(start: Start) -> Start:
+    """It is over, and nothing is left to do for it."""
+    return start if start.live else msgspec.structs.replace(start, revoked=True)
 
 
 def draining(start: Start, why: str, now: float) -> Start:

@@ -28,7 +28,8 @@ class Start(msgspec.Struct, frozen=True, omit_defaults=True):
     """One start of one worker. `tasks` is true where calls travel as tasks, `task` is Globus's id of the start-worker
     task. `counts` is false for an end that says nothing against the next attempt.
 
-    `absent_since` is when its worker was first missed at every router.
+    `absent_since` is when its worker was first missed at every router; `task_error` why its task is over although its
+    worker was still there.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Start(msgspec.Struct, frozen=True, omit_defaults=True):
     ended_at: float | None = None
     absent_since: float | None = None
     refused_at: float | None = None
+    task_error: str = ""
     outcome: str = ""
     counts: bool = True
     revoked: bool = False

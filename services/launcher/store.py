@@ -24,6 +24,7 @@ from services.runtime.database import explained, upgrade
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _AWAY: Final = "The launcher's database does not answer; try again shortly."
 _LEASE: Final = "launcher"
+_MANY: Final = 2000
 
 
 class LeaseLostError(Exception):
@@ -109,6 +110,22 @@ class Store:
         query = sa.select(starts.c.content).where(sa.not_(starts.c.settled)).order_by(starts.c.created_at, starts.c.id)
         return [_start(row) for row in await self._read(query)]
 
+    async def ended(self, since: float) -> list[Start]:
+        """The starts that were over since then, the last first; of very many, those."""
+        query = (
+            sa.select(starts.c.content)
+            .where(starts.c.ended_at >= since)
+            .order_by(starts.c.ended_at.desc())
+            .limit(_MANY)
+        )
+        return [_start(row) for row in await self._read(query)]
+
+    async def forget(self, before: float) -> None:
+        """Deletes the starts that were over before then, and for which nothing is left to do."""
+        async with self._writing() as connection:
+            old = sa.and_(starts.c.settled, starts.c.ended_at < before)
+            await connection.execute(sa.delete(starts).where(old))
+
     async def page(
         self, *, endpoint: str = "", ended: bool, after: tuple[float, str] | None = None, limit: int
     ) -> list[Start]:
@@ -117,7 +134,7 @@ class Store:
         if endpoint:
             query = query.where(starts.c.endpoint == endpoint)
         if not ended:
-            query = query.where(starts.c.live)
+            query = query.where(starts.c.ended_at.is_(None))
         if after is not None:
             query = query.where(sa.tuple_(starts.c.created_at, starts.c.id) < sa.tuple_(*map(sa.literal, after)))
         return [_start(row) for row in await self._read(query)]
@@ -130,7 +147,7 @@ class Store:
 
     async def asked_to_stop(self) -> dict[str, str]:
         """Why live starts are to stop, by their ids, for those that are."""
-        query = sa.select(starts.c.id, starts.c.stop_why).where(starts.c.live, starts.c.stop_why != "")
+        query = sa.select(starts.c.id, starts.c.stop_why).where(starts.c.ended_at.is_(None), starts.c.stop_why != "")
         return {row.id: row.stop_why for row in await self._read(query)}
 
     # Wants
@@ -205,7 +222,7 @@ def _row(start: Start) -> dict[str, Any]:
         "endpoint": start.endpoint,
         "slot": start.slot,
         "created_at": start.created_at,
-        "live": start.live,
+        "ended_at": start.ended_at,
         "settled": not start.live and start.revoked,
         "content": msgspec.json.encode(start),
     }

@@ -23,7 +23,7 @@ starts: Final = sa.Table(
     sa.Column("endpoint", NAME, nullable=False),
     sa.Column("slot", sa.Integer, nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
-    sa.Column("live", sa.Boolean, nullable=False),
+    sa.Column("ended_at", sa.Double, index=True),
     sa.Column("settled", sa.Boolean, nullable=False, index=True),
     sa.Column("stop_why", sa.Text, nullable=False),
     sa.Column("content", sa.LargeBinary, nullable=False),
@@ -37,8 +37,8 @@ sa.Index(
     starts.c.endpoint,
     starts.c.slot,
     unique=True,
-    postgresql_where=starts.c.live,
-    sqlite_where=starts.c.live,
+    postgresql_where=starts.c.ended_at.is_(None),
+    sqlite_where=starts.c.ended_at.is_(None),
 )
 
 lease: Final = sa.Table(

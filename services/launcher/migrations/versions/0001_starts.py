@@ -21,13 +21,13 @@ def upgrade() -> None:
         sa.Column("endpoint", _NAME, nullable=False),
         sa.Column("slot", sa.Integer, nullable=False),
         sa.Column("created_at", sa.Double, nullable=False),
-        sa.Column("live", sa.Boolean, nullable=False),
+        sa.Column("ended_at", sa.Double, index=True),
         sa.Column("settled", sa.Boolean, nullable=False, index=True),
         sa.Column("stop_why", sa.Text, nullable=False),
         sa.Column("content", sa.LargeBinary, nullable=False),
     )
     op.create_index("launcher_starts_by_endpoint", "launcher_starts", ["endpoint", "created_at"])
-    live = sa.text("live")
+    live = sa.text("ended_at IS NULL")
     op.create_index(
         "launcher_live_slots",
         "launcher_starts",

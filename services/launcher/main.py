@@ -1,0 +1,132 @@
+"""The launcher, put together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from weft.auth.v1 import auth_pb2_grpc
+from weft.launcher.v1 import launcher_pb2_grpc
+
+from services.core.catalogue import Catalogue
+from services.core.errors import Reason, ServiceError
+from services.launcher.board import Board
+from services.launcher.carrier import Carrier
+from services.launcher.config import LauncherConfig
+from services.launcher.credentials import open_globus
+from services.launcher.enrolment import Enrolment
+from services.launcher.functions import Functions
+from services.launcher.keeper import Keeper
+from services.launcher.queues import Queues
+from services.launcher.requests import Requests
+from services.launcher.routers import Routers
+from services.launcher.servicer import ACCESS, SERVICE, LauncherServicer
+from services.launcher.store import Store
+from services.launcher.task_workers import NoTaskWorkers
+from services.launcher.tasks import TaskRunner
+from services.rpc.authenticator import CachedAuthenticator
+from services.rpc.boundary import Boundary
+from services.rpc.catalogue import CatalogueWatcher
+from services.rpc.channel import dial
+from services.rpc.server import GrpcServer
+from services.runtime.database import open_database
+from services.runtime.process import Process
+
+log = logging.getLogger(__name__)
+
+_RETRY: Final = 1.0
+"""Seconds between two attempts to reach a database that does not answer at the start."""
+
+
+async def serve(
+    config: LauncherConfig, process: Process, open_tasks: Callable[[LauncherConfig], TaskRunner] = open_globus
+) -> None:
+    """Runs the launcher until `process.stopping`. Raises `ServiceError` or `AddressInUseError` if it cannot begin."""
+    key_file = Path(config.service_key_file or process.home / "service.key")
+
+    def service_key() -> str:
+        return key_file.read_text().strip()
+
+    store = Store(
+        open_database(config.database, process.home / "launcher.db", setting="launcher.database"),
+        holder=secrets.token_hex(8),
+        lease_life=config.lease_life_s,
+        clock=time.monotonic,
+    )
+    tasks = open_tasks(config)
+    functions = Functions(tasks)
+    queues = Queues(tasks, functions, age=config.queue_age_s)
+    board = Board()
+    registry = CatalogueWatcher(config.registry_address, service_key, file=process.home / "launcher" / "catalogue.bin")
+
+    def catalogue() -> Catalogue:
+        return registry.current or Catalogue()
+
+    async with dial(config.auth_address) as auth_channel, Routers(config.router_addresses, service_key) as routers:
+        auth = auth_pb2_grpc.AuthServiceStub(auth_channel)
+        principals = CachedAuthenticator(auth, service_key)
+        enrolment = Enrolment(auth, service_key)
+        requests = Requests(catalogue, functions, enrolment, config)
+        task_workers = NoTaskWorkers()
+
+        def carrier(happened: Callable[[], None]) -> Carrier:
+            return Carrier(tasks, requests, enrolment, routers, queues, task_workers, config, happened=happened)
+
+        keeper = Keeper(store, lambda: registry.current, routers, queues, board, config, carrier)
+        servicer = LauncherServicer(store, board, queues, lambda: registry.current, keeper.wake)
+        server = GrpcServer(
+            config.address,
+            Boundary(ACCESS, principals),
+            (SERVICE,),
+            (lambda grpc: launcher_pb2_grpc.add_LauncherServiceServicer_to_server(servicer, grpc),),
+        )
+        await server.start()
+        registry.start()
+
+        async def work() -> None:
+            await _open(store)
+            await registry.wait_first()
+            await server.set_ready(True)
+            process.ready("launcher", server.address)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(routers.watch(config.tick_s, keeper.wake))
+                group.create_task(keeper.run())
+
+        working = asyncio.ensure_future(work())
+        stopping = asyncio.ensure_future(process.stopping.wait())
+        try:
+            await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                working.result()  # It runs until cancelled; if it has ended it has failed, and this raises why.
+        finally:
+            board.close()
+            for task in (working, stopping):
+                task.cancel()
+            await asyncio.gather(working, stopping, return_exceptions=True)
+            await keeper.close()
+            await server.stop(process.grace)
+            await task_workers.close()
+            await queues.close()
+            await tasks.close()
+            await registry.close()
+            await principals.close()
+            await store.close()
+
+
+async def _open(store: Store) -> None:
+    """Waits for a database that is not there yet: after a power cut, it may be the slower of the two to start."""
+    said = ""
+    while True:
+        try:
+            return await store.start()
+        except ServiceError as error:
+            if error.reason is not Reason.LAUNCHER_UNAVAILABLE:
+                raise
+            if said != (said := str(error.__cause__)):
+                log.warning("%s (%s)", error, said)
+        await asyncio.sleep(_RETRY)

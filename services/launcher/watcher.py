@@ -1,0 +1,158 @@
+"""Carries the task of one start: submits it, hears its result, and looks after its node where calls travel as tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from services.core.errors import Reason, ServiceError
+from services.globus.errors import GlobusError, Kind
+from services.launcher.machine import Outcome
+from services.launcher.tasks import TaskRunner
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE: Final = 1.0
+_LONGEST_PAUSE: Final = 60.0
+_FOLLOW: Final = 10.0
+"""Seconds between two questions about a task that another process submitted, or another run of this one."""
+_PASSING: Final = (Reason.AUTH_UNAVAILABLE, Reason.REGISTRY_UNAVAILABLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """Globus has the task."""
+
+    task: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delayed:
+    """The task could not be submitted yet."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The task has ended."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """There will be no result; `outcome` is a word for counting."""
+
+    why: str
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSeen:
+    """What the node of a start says whose calls travel as tasks."""
+
+    state: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """Auth admits nobody for the start any more, and no router has a worker of it."""
+
+
+Event = Submitted | Delayed | Ended | Failed | NodeSeen | Revoked
+Tell = Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A task, ready to be submitted."""
+
+    credentials: str
+    endpoint_uuid: str
+    function_uuid: str
+    payload: Mapping[str, Any]
+    user_endpoint_config: Mapping[str, Any]
+
+    async def run(self, tasks: TaskRunner, submitted: Callable[[str], None] = lambda task_id: None) -> Any:
+        """Its result. Raises `GlobusError`."""
+        return await tasks.run(
+            self.credentials,
+            self.endpoint_uuid,
+            self.function_uuid,
+            self.payload,
+            user_endpoint_config=self.user_endpoint_config,
+            submitted=submitted,
+        )
+
+
+async def submit(tasks: TaskRunner, prepare: Callable[[], Any], tell: Tell) -> None:
+    """Submits a start's task and tells its end. `prepare` makes the `Submission`; while auth or Globus are away, both
+    are tried again.
+    """
+    pause = _FIRST_PAUSE
+    sent = ""
+
+    def submitted(task: str) -> None:
+        nonlocal sent
+        sent = task
+        tell(Submitted(task))
+
+    while True:
+        try:
+            submission: Submission = await prepare()
+            tell(Ended(Outcome.read(await submission.run(tasks, submitted))))
+            return
+        except GlobusError as error:
+            if error.kind is not Kind.SERVICE_UNAVAILABLE or sent:
+                tell(Failed(str(error), error.kind.value))
+                return
+            why = str(error)
+        except ServiceError as error:
+            if error.reason not in _PASSING:
+                tell(Failed(str(error), "other"))
+                return
+            why = str(error)
+        tell(Delayed(why))
+        await asyncio.sleep(random.uniform(pause / 2, pause))
+        pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+async def follow(tasks: TaskRunner, credentials: str, task: str, tell: Tell, *, interval: float = _FOLLOW) -> None:
+    """Waits for a task that was submitted before, and tells its end."""
+    said = ""
+    while True:
+        try:
+            state = await tasks.task_state(credentials, task)
+            if not state.pending:
+                error = state.error
+                tell(Ended(Outcome.read(state.result)) if error is None else Failed(str(error), error.kind.value))
+                return
+        except GlobusError as error:
+            if said != (said := str(error)):
+                log.warning("cannot ask how task %s is: %s", task, said)
+        await asyncio.sleep(interval)
+
+
+async def watch_node(tasks: TaskRunner, prepare: Callable[[], Any], tell: Tell, *, interval: float) -> None:
+    """Asks a node by tasks until its vLLM answers. The first answer comes when its job has begun."""
+    said = ""
+    while True:
+        try:
+            submission: Submission = await prepare()
+            answer = await submission.run(tasks)
+            found = answer if isinstance(answer, Mapping) else {}
+            state = str(found.get("state", "none"))
+            if state != "none":
+                tell(NodeSeen(state, str(found.get("detail", ""))))
+            if state == "ready":
+                return
+        except (GlobusError, ServiceError) as error:
+            if said != (said := str(error)):
+                log.warning("cannot ask a node for its vLLM: %s", said)
+        await asyncio.sleep(interval)
