@@ -28,8 +28,10 @@ vLLM reads more, which stop here: X-data-parallel-rank and X-Vllm-Priority would
 before others, which is for the mesh to decide; X-Session-ID may be a client's secret.
 """
 
-TO_ROUTER: Final = TO_UPSTREAM | {"authorization"}
-"""Request headers that the facade hands to the router, where the credential stops."""
+TO_ROUTER: Final = TO_UPSTREAM | {"authorization", "prefer", "x-stainless-read-timeout", "x-stainless-timeout"}
+"""Request headers that the facade hands to the router, where the credential stops, and so does what says how long the
+client waits.
+"""
 
 TO_CLIENT: Final = frozenset(
     {"content-length", "content-type", "endpoint-load-metrics", "metadata", "retry-after", "x-request-id"}

@@ -19,7 +19,7 @@ from services.facade.exchange import Answer, Send, send_error, send_whole
 from services.facade.guard import CONNECTION
 from services.facade.metrics import OPEN_CALLS, count_response
 from services.facade.request_id import is_request_id, new_request_id
-from services.facade.routes import Redirect, Route, only, resolve
+from services.facade.routes import OPEN_TO_ALL, Redirect, Route, only, resolve
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,9 @@ class App:
         operation = path
         try:
             if path == "/health":
-                status = await self._health(method, send, request_id)
+                status = await self._health(method, send, request_id, b'{"status":"ready"}')
+            elif path.rstrip("/") == "/resource_server/health":
+                status = await self._health(method, send, request_id, b'{"status":"ok"}')  # as FIRST says it
             elif path == "/version":
                 only("GET", method)
                 status = await send_whole(send, 200, _JSON, _VERSION, request_id)
@@ -100,7 +102,7 @@ class App:
     async def _call(
         self, route: Route, scope: Scope, headers: Headers, receive: Receive, send: Send, request_id: bytes
     ) -> int:
-        if not any(name == "authorization" for name, _ in headers):
+        if not any(name == "authorization" for name, _ in headers) and route.operation not in OPEN_TO_ALL:
             raise ServiceError(Reason.CREDENTIAL_MISSING)  # before a body of any size is read
         body = await self._body(scope, receive) if route.method == "POST" else b""
         if body is None:
@@ -156,11 +158,11 @@ class App:
         settings = self._settings
         return max(_SMALLEST_WINDOW, min(settings.call_window, settings.window_budget // max(1, len(self._answers))))
 
-    async def _health(self, method: str, send: Send, request_id: bytes) -> int:
+    async def _health(self, method: str, send: Send, request_id: bytes, body: bytes) -> int:
         only("GET", method)
         if not await self._ready():
             raise ServiceError(Reason.ROUTER_UNAVAILABLE, "No router that is ready can be reached.", retry_after=1.0)
-        return await send_whole(send, 200, _JSON, b'{"status":"ready"}', request_id)
+        return await send_whole(send, 200, _JSON, body, request_id)
 
 
 def _travelling(headers: list[tuple[bytes, bytes]]) -> tuple[Headers, bytes]:

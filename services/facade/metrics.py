@@ -7,12 +7,12 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge
 
-from services.facade.routes import POSTED
+from services.facade.routes import POSTED, STATUS
 
 RESPONSES = Counter("weft_facade_responses", "HTTP responses that ended.", ("route", "status"))
 OPEN_CALLS = Gauge("weft_facade_open_calls", "Calls that are open.")
 
-_ROUTES: Final = POSTED | {"/v1/models", "/health", "/metrics", "/version"}
+_ROUTES: Final = POSTED | STATUS | {"/v1/models", "/health", "/metrics", "/version"}
 
 
 def count_response(operation: str, status: int) -> None:

@@ -1,7 +1,7 @@
 """Which HTTP route means which call; pure.
 
 FIRST's URLs, `/resource_server/v1/…` and `/resource_server/{cluster}/{framework}/v1/…`, mean the same calls, federated
-or pinned.
+or pinned. So are its status routes, `/resource_server/list-endpoints` and the like, which the router answers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,17 @@ POSTED: Final = frozenset(
 server.
 """
 
+STATUS: Final = frozenset(
+    f"/resource_server/{name}" for name in ("list-endpoints", "whoami", "status", "jobs", "models")
+)
+"""FIRST's status routes as operations; `jobs` and `models` are each of one cluster."""
+OPEN_TO_ALL: Final = frozenset({"/resource_server/status"})
+"""What is answered without a key, as FIRST does."""
+
 _MODELS = "/v1/models"
+_FIRST_STATUS = re.compile(
+    r"(/resource_server)(?:/([a-z0-9][a-z0-9._-]{0,62})(/jobs|/models)|(/list-endpoints|/whoami|/status))/?"
+)
 _FIRST = re.compile(r"/resource_server(?:/([a-z0-9][a-z0-9._-]{0,62})/([a-z0-9][a-z0-9._-]{0,62}))?(/v1/.*)")
 
 
@@ -68,6 +78,8 @@ def resolve(method: str, path: str) -> Route | Redirect:
     cluster = framework = ""
     operation = path
     if path.startswith("/resource_server"):
+        if status := _FIRST_STATUS.fullmatch(path):
+            return Route(status[1] + (status[3] or status[4]), only("GET", method), status[2] or "")
         match = _FIRST.fullmatch(path)
         if match is None:
             raise ServiceError(Reason.OPERATION_NOT_FOUND)

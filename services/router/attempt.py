@@ -91,6 +91,10 @@ class Attempt:
         else:
             self._owner.attempt_failed(self, error)
 
+    def hand_over(self, owner: AttemptOwner) -> None:
+        """Another takes the rest of the answer."""
+        self._owner = owner
+
     def abandon(self) -> None:
         """The client has left, or time is up."""
         if not self._over:

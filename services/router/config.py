@@ -24,6 +24,8 @@ class RouterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tls_key_file: str = ""
     registry_address: str = "127.0.0.1:7001"
     auth_address: str = "127.0.0.1:7002"
+    launcher_address: str = "127.0.0.1:7003"
+    """Dialled once the catalogue has an endpoint that workers are started for."""
     service_key_file: str = ""
     """The key that it shows to registry and auth; empty means `service.key` in the home."""
     first_byte_timeout_s: float = 600.0
@@ -33,6 +35,10 @@ class RouterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Servers that one call may try before its first byte."""
     wait_for_worker_s: float = 5.0
     """How long a call waits for a worker to come or come back."""
+    cold_start_patience_s: float = 600.0
+    """How long a call waits where a worker can be started; clients may ask for less."""
+    heartbeat_after_s: float = 15.0
+    """After so long without a first byte a streamed call hears how things stand, and as often again."""
     max_waiting_calls: int = 2000
     max_calls: int = 8192
     max_body_bytes: int = 32 * 1024 * 1024
@@ -44,7 +50,14 @@ class RouterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def dispatch(self) -> DispatchSettings:
         """The part that concerns dispatch."""
         bounds = Bounds(self.first_byte_timeout_s, self.stall_timeout_s, self.total_timeout_s)
-        return DispatchSettings(bounds, self.max_attempts, self.wait_for_worker_s, self.max_waiting_calls)
+        return DispatchSettings(
+            bounds,
+            self.max_attempts,
+            self.wait_for_worker_s,
+            self.max_waiting_calls,
+            self.cold_start_patience_s,
+            self.heartbeat_after_s,
+        )
 
     def tls(self, home: Path) -> TlsListener | None:
         """The listener by TLS. Raises ARGUMENT_INVALID if its files are not named."""

@@ -3,25 +3,41 @@
 This is the one layer that retries. Until the first byte of the body nothing has been promised to the client, so that a
 failed attempt moves to another server; after it, a failure ends the call with an error, for an answer continued
 elsewhere would not be one answer.
+
+A call for a model without a free server waits: a little for workers that come back, and as long as its caller has
+patience where a worker can be started. A streamed one hears meanwhile how things stand (`heartbeat.py`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 
-from services.core.deadlines import Bounds, Scheduler, Timer, Watchdog
+from services.core.deadlines import HOP, Bounds, Scheduler, Timer, Watchdog
 from services.core.errors import Reason, ServiceError
-from services.core.inference import Head, Receiver, Request
+from services.core.inference import Head, Headers, Receiver, Request
+from services.router import verdict
 from services.router.attempt import Attempt
 from services.router.body import Wanted, rename_model
-from services.router.plan import FULL, Plan, Policy, plan
+from services.router.cold import ColdEndpoints
+from services.router.heartbeat import (
+    EVENT_STREAM,
+    STREAMED,
+    Misfit,
+    comment,
+    error_event,
+    is_event_stream,
+    kept_credit,
+)
+from services.router.patience import read_patience
+from services.router.plan import Plan, Policy, plan
 from services.router.roster import Roster
-from services.router.targets import Server, Target
+from services.router.targets import Launchable, Server, Target
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +56,8 @@ class DispatchSettings:
     max_attempts: int
     wait_for_worker: float
     max_waiting: int
+    cold_patience: float = 600.0
+    heartbeat_after: float = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +69,7 @@ class Dispatcher:
     settings: DispatchSettings
     scheduler: Scheduler
     finished: Callable[[DispatchedCall, str], None]
+    cold: ColdEndpoints = field(default_factory=ColdEndpoints)
 
 
 class DispatchedCall:
@@ -60,27 +79,50 @@ class DispatchedCall:
     """
 
     def __init__(
-        self, dispatcher: Dispatcher, request: Request, wanted: Wanted, model: str, receiver: Receiver, credit: int
+        self,
+        dispatcher: Dispatcher,
+        request: Request,
+        wanted: Wanted,
+        model: str,
+        receiver: Receiver,
+        credit: int,
+        *,
+        caller: str = "",
+        asked: Headers = (),
     ) -> None:
+        """`caller` is the principal's name; `asked` are the caller's own headers, which say how long it waits."""
         self.request = request
         self.model = model
         self.attempts = 0
-        self.status = 0
+        self.turn = 0
         self.started = dispatcher.scheduler.time()
         self.first_byte_at: float | None = None
         self._dispatcher = dispatcher
         self._wanted = wanted
         self._receiver = receiver
         self._credit = credit
+        self._caller = caller
+        self._asked = asked
         self._attempt: Attempt | None = None
         self._tried: list[Server] = []
         self._waiting: Timer | None = None
+        self._waiting_until = 0.0
+        self._cold_until: float | None = None
         self._planned = Plan((), ())
-        self._waited_until = self.started + dispatcher.settings.wait_for_worker
         self._last_error: ServiceError | None = None
+        self._held = False
         self._over = False
-        bounds = dispatcher.settings.bounds.within(request.timeout, request.first_byte_timeout)
-        self._watchdog = Watchdog(dispatcher.scheduler, bounds, self._expire)
+        self._said = b""
+        settings = dispatcher.settings
+        bounds = settings.bounds.within(request.timeout, request.first_byte_timeout)
+        if wanted.stream and request.operation in STREAMED:
+            self._kept = self._to_keep = kept_credit(credit)
+            self._watchdog = Watchdog(
+                dispatcher.scheduler, bounds, self._expire, quiet=self._beat, quiet_after=settings.heartbeat_after
+            )
+        else:
+            self._kept = self._to_keep = 0
+            self._watchdog = Watchdog(dispatcher.scheduler, bounds, self._expire)
 
     # Call
 
@@ -89,7 +131,15 @@ class DispatchedCall:
         self._credit += credit
         if self._attempt is not None:
             self._watchdog.pause(False)
-            self._attempt.call.grant(credit)
+            if self.first_byte_at is None:
+                keep = min(credit, self._to_keep - self._kept)
+                self._kept += keep
+                credit -= keep
+            else:
+                credit += self._kept
+                self._kept = 0
+            if credit:
+                self._attempt.call.grant(credit)
 
     def cancel(self) -> None:
         """See `Call.cancel`."""
@@ -107,7 +157,7 @@ class DispatchedCall:
         if targets is None and dispatcher.roster.settled:
             self.fail(unknown_model(self.model))
             return
-        self._planned = planned = plan(targets or (), policy=dispatcher.policy, tried=self._tried)
+        self._planned = planned = plan(targets or (), policy=dispatcher.policy, caller=self._caller, tried=self._tried)
         if self.attempts >= dispatcher.settings.max_attempts:
             self.fail(self._last_error or ServiceError(Reason.NO_WORKER))
         elif planned.candidates:
@@ -117,6 +167,9 @@ class DispatchedCall:
 
     def _try(self, target: Target, *, alternatives: bool) -> None:
         self._stop_waiting()
+        if self._held:
+            self._held = False
+            self._watchdog.ask_at(self._dispatcher.scheduler.time())
         try:
             request = self._request_for(target)
         except ServiceError as error:
@@ -125,7 +178,7 @@ class DispatchedCall:
         self.attempts += 1
         may_move = alternatives and self.attempts < self._dispatcher.settings.max_attempts
         self._attempt = Attempt(self, target.server, may_move=may_move, cost=self._cost())
-        self._attempt.call = target.server.inference.open(request, self._attempt, self._credit)
+        self._attempt.call = target.server.inference.open(request, self._attempt, self._credit - self._kept)
 
     def _request_for(self, target: Target) -> Request:
         request = self.request
@@ -143,18 +196,53 @@ class DispatchedCall:
         # Four bytes a token is the usual reckoning for English; it only has to compare calls with each other.
         return len(self.request.body) // 4 + min(self._wanted.max_tokens or _ANSWER_TOKENS, _MOST_TOKENS)
 
+    # Waiting
+
     def _wait(self) -> None:
         """Waits for a worker to come, or to come back, as during a restart."""
         dispatcher = self._dispatcher
-        scheduler, roster = dispatcher.scheduler, dispatcher.roster
-        late = scheduler.time() >= self._waited_until
-        if late or self._planned.closed or roster.waiting >= dispatcher.settings.max_waiting:
+        scheduler, roster, now = dispatcher.scheduler, dispatcher.roster, dispatcher.scheduler.time()
+        sought = roster.sought(self.model, self.request.cluster, self.request.framework, self._caller)
+        launchable = roster.launchable(sought)
+        until = self._waits_until(launchable)
+        if not self.turn and roster.waiting >= dispatcher.settings.max_waiting:
+            self.fail(self._last_error or verdict.crowded(dispatcher.settings.max_waiting))
+        elif now >= until or verdict.closed(self._planned, launchable) or self._hopeless(launchable):
             self._give_up()
-            return
-        self._tried.clear()
-        if self._waiting is None:
-            self._waiting = scheduler.call_at(self._waited_until, self._give_up)
-        roster.wait(self.next_attempt, self.model, self.request.cluster, self.request.framework)
+        else:
+            self._tried.clear()
+            if self._waiting is None or until != self._waiting_until:
+                self._stop_waiting()
+                self._waiting, self._waiting_until = scheduler.call_at(until, self._give_up), until
+                if launchable and self.request.first_byte_timeout is None:
+                    self._held = True
+                    self._watchdog.ask_at(math.inf)
+            roster.waiting_calls.add(self, sought)
+
+    def _waits_until(self, launchable: Sequence[Launchable]) -> float:
+        settings = self._dispatcher.settings
+        if all(one.closed for one in launchable):
+            return self.started + settings.wait_for_worker
+        if self._cold_until is None:
+            patience = read_patience(self._asked)
+            streamed = self._to_keep > 0
+            if streamed and patience.silence < 2 * settings.heartbeat_after:
+                self._watchdog.quiet_every(patience.silence / 2)
+            own = (bound - HOP for bound in (self.request.timeout, self.request.first_byte_timeout) if bound)
+            seconds = min(settings.cold_patience, patience.wait if streamed else patience.whole, *own)
+            self._cold_until = self.started + seconds
+        return self._cold_until
+
+    def _hopeless(self, launchable: Sequence[Launchable]) -> bool:
+        """Whether no worker will come in time, as those that were started have failed."""
+        if not launchable or any(not target.closed for target, _ in self._planned.left_out):
+            return False
+        within = self._waits_until(launchable) - self._dispatcher.scheduler.time()
+        return self._dispatcher.cold.hopeless(launchable, within)
+
+    def _launchable(self) -> tuple[Launchable, ...]:
+        roster, request = self._dispatcher.roster, self.request
+        return roster.launchable(roster.sought(self.model, request.cluster, request.framework, self._caller))
 
     def _stop_waiting(self) -> None:
         if self._waiting is not None:
@@ -162,19 +250,53 @@ class DispatchedCall:
             self._waiting = None
 
     def _give_up(self) -> None:
-        reasons = [reason for _, reason in self._planned.left_out]
+        launchable = self._launchable()
         if self._last_error is not None:
             self.fail(self._last_error)
-        elif self._planned.closed:
-            self.fail(ServiceError(Reason.CLUSTER_MAINTENANCE, self._planned.closed))
-        elif FULL in reasons:
-            message = f"Every worker of '{self.model}' has as many calls as it takes; try again shortly."
-            self.fail(ServiceError(Reason.OVERLOADED, message, retry_after=1.0))
-        elif not reasons and self._dispatcher.roster.find(self.model) is None:
+        elif shut := verdict.closed(self._planned, launchable):
+            self.fail(ServiceError(Reason.CLUSTER_MAINTENANCE, shut))
+        elif not self._planned.left_out and self._dispatcher.roster.find(self.model) is None:
             self.fail(unknown_model(self.model))
         else:
-            message = f"No worker serves '{self.model}' at present; try again shortly."
-            self.fail(ServiceError(Reason.NO_WORKER, message, retry_after=5.0))
+            outlook = self._dispatcher.cold.outlook(launchable) if launchable else None
+            self.fail(verdict.not_served(self.model, self._planned, outlook))
+
+    def state_changed(self) -> None:
+        """See `Waiter.state_changed`."""
+        if self._hopeless(self._launchable()):
+            self._give_up()
+        elif self._said and self._comment() != self._said:
+            self._beat()
+
+    # Heartbeats
+
+    def _comment(self) -> bytes:
+        attempt, cold = self._attempt, self._dispatcher.cold
+        if attempt is None:
+            outlook = cold.outlook(self._launchable())
+            return comment(outlook.word, outlook.detail)
+        known = cold.get(attempt.server.endpoint)
+        if known is not None and known.tasks:
+            return comment("working", "its answer travels as a task, and comes as a whole")
+        return comment("working", "the model server has the call, and has not begun its answer")
+
+    def _beat(self) -> None:
+        """Tells the client how things stand, which commits the answer to a stream of events."""
+        said = self._comment()
+        # While a server has the credit, only what was kept of it can be spent here.
+        if len(said) > (self._kept if self._attempt is not None else self._credit - self._to_keep):
+            return
+        if not self._said:
+            self._receiver.head(EVENT_STREAM)
+        if self._over:
+            return  # The client has left at the sight of the head.
+        self._said = said
+        self._credit -= len(said)
+        if self._attempt is not None:
+            self._kept -= len(said)
+        self._receiver.data(said)
+
+    # What becomes of attempts
 
     def attempt_failed(self, attempt: Attempt, error: ServiceError) -> None:
         """An attempt failed before its first byte."""
@@ -198,17 +320,40 @@ class DispatchedCall:
 
     def first_byte(self, head: Head) -> None:
         """From here on the client has the answer of this attempt."""
-        self.status = head.status
         self.first_byte_at = self._dispatcher.scheduler.time()
-        self._receiver.head(head)
+        if not self._said:
+            self._receiver.head(head)
+        elif not is_event_stream(head) and self._attempt is not None:
+            self._attempt.hand_over(Misfit(self, head, self._credit - self._kept))
+
+    def misfit(self, head: Head, body: bytes) -> None:
+        """A server's answer is no event stream, and the client has the beginning of one: it becomes its last event."""
+        if head.status < 400:
+            message = f"The model server answered with status {head.status} and no stream of events."
+            self.fail(ServiceError(Reason.UPSTREAM_BROKEN, message))
+            return
+        event = error_event(self.request.operation, head.status, body, self._credit)
+        if event is None:
+            message = f"The model server answered with status {head.status}."
+            self.fail(ServiceError(Reason.UPSTREAM_BROKEN, message))
+            return
+        self._receiver.data(event)
+        if not self._over:
+            self._finish("ok")
+            self._receiver.end()
 
     def data(self, chunk: bytes) -> None:
         """Bytes pass through."""
         self._watchdog.touch()
         self._credit -= len(chunk)
-        if self._credit <= 0:
+        if self._credit <= self._kept:
             self._watchdog.pause(True)
         self._receiver.data(chunk)
+        if self._kept and self._credit <= self._kept and self._attempt is not None:
+            # The server has used up what it was given, and no comment will be made any more.
+            kept, self._kept = self._kept, 0
+            self._watchdog.pause(False)
+            self._attempt.call.grant(kept)
 
     def end(self) -> None:
         """The answer is whole."""
@@ -224,14 +369,16 @@ class DispatchedCall:
 
     def _expire(self, error: ServiceError) -> None:
         if error.reason is Reason.FIRST_BYTE_TIMEOUT and self._attempt is None:
-            error = ServiceError(Reason.NO_WORKER, f"No worker serves '{self.model}' at present.", retry_after=5.0)
-        self.fail(error)
+            self._give_up()
+        else:
+            self.fail(error)
 
     def _finish(self, outcome: str) -> None:
         self._over = True
         self._watchdog.close()
         self._stop_waiting()
-        self._dispatcher.roster.leave(self.next_attempt)
+        if self.turn:
+            self._dispatcher.roster.waiting_calls.leave(self)
         attempt, self._attempt = self._attempt, None
         if attempt is not None:
             attempt.abandon()

@@ -15,8 +15,10 @@ from services.core.inference import Call, Head, Receiver, Request
 from services.core.principal import Principal, may_call
 from services.router.body import read_body
 from services.router.dispatch import DispatchedCall, Dispatcher, unknown_model
+from services.router.first import StatusRoutes
+from services.router.later import LaterAnswer
 from services.router.models import list_models, only_model
-from services.router.operations import check_operation, lists_models
+from services.router.operations import FIRST_STATUS, PUBLIC, check_operation, lists_models
 from services.rpc.channel import parse_bearer
 
 log = logging.getLogger(__name__)
@@ -35,8 +37,11 @@ class PrincipalCache(Protocol):
 class Gateway:
     """Takes calls from facades and gRPC clients. Warm, a call leaves for its worker before `open` returns."""
 
-    def __init__(self, principals: PrincipalCache, dispatcher: Dispatcher, *, max_calls: int) -> None:
+    def __init__(
+        self, principals: PrincipalCache, dispatcher: Dispatcher, status: StatusRoutes, *, max_calls: int
+    ) -> None:
         self._principals = principals
+        self._status = status
         self._dispatcher = dispatcher
         self._max_calls = max_calls
         self._open: set[_GatewayCall] = set()
@@ -60,6 +65,8 @@ class Gateway:
             principal = self._principals.peek(credential) if credential else None
             if principal is not None:
                 call.begin(principal)
+            elif not credential and request.operation in PUBLIC:
+                call.begin(None)
             else:
                 call.authenticate(credential)
             return call
@@ -98,10 +105,16 @@ class Gateway:
         """Asks for a principal that is not at hand."""
         return await self._principals.authenticate(credential)
 
-    def start(self, call: _GatewayCall, principal: Principal) -> Call:
-        """Authorises a call and sends it on its way. Raises `ServiceError`."""
+    def start(self, call: _GatewayCall, principal: Principal | None) -> Call:
+        """Authorises a call and sends it on its way; without a principal, one that anybody may make. Raises
+        `ServiceError`.
+        """
         request, roster = call.request, self._dispatcher.roster
         check_operation(request.method, request.operation)
+        if request.operation in FIRST_STATUS:
+            return LaterAnswer(self._status.answer(request.operation, request.cluster, principal), call, call.credit)
+        if principal is None:
+            raise ServiceError(Reason.CREDENTIAL_MISSING)
         if lists_models(request.operation):
             body = list_models(roster, principal, request.operation)
             head = Head(200, (("content-type", "application/json"), ("content-length", str(len(body)))))
@@ -114,7 +127,9 @@ class Gateway:
             message = f"Your key does not allow the model '{model}'; GET /v1/models lists those that it does."
             raise ServiceError(Reason.MODEL_FORBIDDEN, message, param="model")
         outward = msgspec.structs.replace(request, headers=select(request.headers, TO_UPSTREAM))
-        dispatched = DispatchedCall(self._dispatcher, outward, wanted, model, call, call.credit)
+        dispatched = DispatchedCall(
+            self._dispatcher, outward, wanted, model, call, call.credit, caller=principal.name, asked=request.headers
+        )
         asyncio.get_running_loop().call_soon(dispatched.next_attempt)
         return dispatched
 
@@ -151,8 +166,8 @@ class _GatewayCall:
             log.exception("an unexpected error ended a call")
             self.fail(ServiceError(Reason.INTERNAL))
 
-    def begin(self, principal: Principal) -> None:
-        """The caller is known."""
+    def begin(self, principal: Principal | None) -> None:
+        """The caller is known, or need not be."""
         try:
             self._inner = self._gateway.start(self, principal)
         except ServiceError as error:

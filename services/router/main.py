@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import importlib.metadata
 import logging
+import secrets
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +20,16 @@ from services.core.catalogue import Catalogue
 from services.router import inference_servicer, session_servicer
 from services.router.backends.http import HttpEndpoints
 from services.router.backends.session import Sessions
+from services.router.cold import ColdEndpoints
 from services.router.config import RouterConfig
 from services.router.dispatch import Dispatcher
+from services.router.first import StatusRoutes
 from services.router.gateway import Gateway
 from services.router.inference_servicer import InferenceServicer
-from services.router.metrics import OPEN_CALLS, SESSIONS, count_call
+from services.router.launcher import Launcher
+from services.router.metrics import OPEN_CALLS, SESSIONS, WAITING_CALLS, count_call
 from services.router.policies import least_outstanding
+from services.router.queues import Queues, ask_launcher
 from services.router.roster import Roster
 from services.router.session_servicer import SessionServicer
 from services.rpc.authenticator import CachedAuthenticator
@@ -73,10 +79,16 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
     roster = Roster(settle=config.settle_s)
     sessions = Sessions(roster, agent=AGENT)
     http_endpoints = HttpEndpoints(roster, settings.bounds)
+    cold = ColdEndpoints()
+    cold.changed = roster.state_changed
+    launcher_channel = dial(config.launcher_address)
+    launcher = Launcher(config.launcher_address, launcher_channel, service_key, roster, cold, name=_own_name())
+    queues = Queues(ask_launcher(launcher_channel, service_key))
     dispatcher = Dispatcher(
-        roster, least_outstanding, settings, loop, lambda call, outcome: count_call(call, outcome, loop.time())
+        roster, least_outstanding, settings, loop, lambda call, outcome: count_call(call, outcome, loop.time()), cold
     )
-    gateway = Gateway(principals, dispatcher, max_calls=config.max_calls)
+    gateway = Gateway(principals, dispatcher, StatusRoutes(roster, cold, queues), max_calls=config.max_calls)
+    WAITING_CALLS.set_function(lambda: roster.waiting)
     OPEN_CALLS.set_function(lambda: gateway.open_calls)
     SESSIONS.set_function(lambda: len(sessions))
 
@@ -99,6 +111,7 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
     def catalogue_changed(catalogue: Catalogue) -> None:
         http_endpoints.follow(catalogue)
         roster.set_catalogue(catalogue)
+        launcher.catalogue_changed()
 
     registry = CatalogueWatcher(
         config.registry_address,
@@ -108,6 +121,7 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
     )
     await server.start()
     registry.start()
+    launcher.start()
     http_watch = loop.create_task(http_endpoints.watch())
     becoming_ready = loop.create_task(_become_ready(server, registry))
     try:
@@ -125,9 +139,17 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
         http_watch.cancel()
         await asyncio.gather(becoming_ready, http_watch, return_exceptions=True)
         await registry.close()
+        await launcher.close()
+        await queues.close()
+        await launcher_channel.close()
         await http_endpoints.close()
         await principals.close()
         await auth_channel.close()
+
+
+def _own_name() -> str:
+    """What the launcher knows this run of this router by."""
+    return f"{socket.gethostname()}-{secrets.token_hex(4)}"
 
 
 async def _become_ready(server: GrpcServer, registry: CatalogueWatcher) -> None:

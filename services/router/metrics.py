@@ -26,6 +26,7 @@ ATTEMPTS = Counter("weft_router_attempts", "Attempts at servers.", ("operation",
 DURATION = Histogram("weft_router_call_duration_seconds", "From open to end.", ("operation",), buckets=_SECONDS)
 FIRST_BYTE = Histogram("weft_router_first_byte_seconds", "From open to first byte.", ("operation",), buckets=_SECONDS)
 OPEN_CALLS = Gauge("weft_router_open_calls", "Calls that are open.")
+WAITING_CALLS = Gauge("weft_router_waiting_calls", "Calls that wait for a worker.")
 SESSIONS = Gauge("weft_router_sessions", "Workers that are attached.")
 
 

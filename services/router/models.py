@@ -33,13 +33,18 @@ def only_model(roster: Roster, principal: Principal) -> str:
 def model_cards(roster: Roster, principal: Principal) -> Iterator[dict[str, Any]]:
     """vLLM's own entry for each usable model that a server serves at present, under its public name."""
     for model in usable_models(roster, principal):
-        for target in roster.find(model) or ():
+        ready = [
+            target
+            for target in roster.find(model) or ()
+            if target.server.ready and target.server.serves in ("", principal.name)
+        ]
+        for target in ready:
             card = target.server.models.get(target.served_model)
-            if target.server.ready and card:
+            if card:
                 yield {**msgspec.json.decode(card), "id": model}
                 break
         else:
-            if any(target.server.ready for target in roster.find(model) or ()):
+            if ready:
                 yield plain_card(model)
 
 

@@ -26,6 +26,17 @@ VLLM_EXTRAS: Final = frozenset(
 ADMINISTRATIVE: Final = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
 """Routes under `/v1` that change a server for everybody; no caller reaches them through the mesh."""
 
+LIST_ENDPOINTS: Final = "/resource_server/list-endpoints"
+JOBS: Final = "/resource_server/jobs"
+MODELS: Final = "/resource_server/models"
+WHOAMI: Final = "/resource_server/whoami"
+STATUS: Final = "/resource_server/status"
+
+FIRST_STATUS: Final = frozenset({LIST_ENDPOINTS, JOBS, MODELS, WHOAMI, STATUS})
+"""FIRST's status routes, which the router answers itself; the cluster of a call stands beside its operation."""
+PUBLIC: Final = frozenset({STATUS})
+"""Those that FIRST answers without a token."""
+
 _MODELS: Final = "/v1/models"
 _UNDER_V1 = re.compile(r"/v1(?:/[A-Za-z0-9_-]{1,64}){1,4}")
 
@@ -45,6 +56,10 @@ def check_operation(method: str, operation: str) -> None:
     if lists_models(operation):
         if method != "GET":
             raise ServiceError(Reason.METHOD_NOT_ALLOWED, f"{_MODELS} takes GET, not {method[:20]}.")
+        return
+    if operation in FIRST_STATUS:
+        if method != "GET":
+            raise ServiceError(Reason.METHOD_NOT_ALLOWED, f"{operation} takes GET, not {method[:20]}.")
         return
     known = operation in VLLM_EXTRAS or (_UNDER_V1.fullmatch(operation) is not None and operation not in ADMINISTRATIVE)
     if not known:

@@ -14,6 +14,7 @@ NOT_READY = "its vLLM does not answer"
 DRAINING = "it is shutting down"
 TRIED = "it was tried"
 FULL = "it has as many calls as it takes"
+PRIVATE = "it serves another caller alone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +32,12 @@ class Plan:
         return next((reason for _, reason in self.left_out), "")
 
 
-def plan(targets: Iterable[Target], *, policy: Policy, tried: Collection[Server] = ()) -> Plan:
-    """Plans one call, or its next attempt when `tried` servers have failed it."""
+def plan(targets: Iterable[Target], *, policy: Policy, caller: str = "", tried: Collection[Server] = ()) -> Plan:
+    """Plans one call of the principal `caller`, or its next attempt when `tried` servers have failed it."""
     fit: list[Target] = []
     left_out: list[tuple[Target, str]] = []
     for target in targets:
-        if reason := _unfit(target, tried):
+        if reason := _unfit(target, caller, tried):
             left_out.append((target, reason))
         else:
             fit.append(target)
@@ -45,11 +46,18 @@ def plan(targets: Iterable[Target], *, policy: Policy, tried: Collection[Server]
     return Plan(tuple(fit), tuple(left_out))
 
 
-def _unfit(target: Target, tried: Collection[Server]) -> str:
+def may_take(target: Target, caller: str) -> bool:
+    """Whether the target could take a call of the principal now."""
+    return not _unfit(target, caller, ())
+
+
+def _unfit(target: Target, caller: str, tried: Collection[Server]) -> str:
     """Why a target cannot take the call; empty if it can."""
     server = target.server
     if target.closed:
         return target.closed
+    if server.serves and server.serves != caller:
+        return PRIVATE
     if server in tried:
         return TRIED
     if server.draining:

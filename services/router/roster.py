@@ -1,14 +1,16 @@
-"""Who is there: joins the catalogue with the servers that are attached, and wakes the calls that wait for a change."""
+"""Who is there: joins the catalogue with the servers that are attached, and wakes calls that wait for a change."""
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
-from services.core.catalogue import Catalogue
-from services.router.targets import Server, Target, TargetIndex, build_index
+from services.core.catalogue import Catalogue, Endpoint
+from services.router.plan import may_take
+from services.router.targets import Launchable, Server, Sought, Target, TargetIndex, build_index
+from services.router.waiting import WaitingCalls
 
 _REMEMBERED_MODELS: Final = 64
 """Per endpoint: models that a worker served before, and that are missed rather than unknown while it is away."""
@@ -27,7 +29,7 @@ class Roster:
         self._catalogue: Catalogue | None = None
         self._servers: dict[Server, None] = {}
         self._remembered: dict[str, OrderedDict[str, None]] = {}
-        self._waiting: dict[Callable[[], None], tuple[str, str, str]] = {}
+        self.waiting_calls = WaitingCalls()
         self._index = TargetIndex({}, {})
 
     @property
@@ -78,46 +80,96 @@ class Roster:
                 remembered.popitem(last=False)
         for gone in self._remembered.keys() - self._catalogue.endpoints.keys():
             del self._remembered[gone]
-        self._index = build_index(self._catalogue, self._servers, self._remembered)
-        waiting, self._waiting = self._waiting, {}
-        for wake in waiting:
-            wake()
+        former, self._index = self._index, build_index(self._catalogue, self._servers, self._remembered)
+        self._stir(former)
+
+    def _stir(self, former: TargetIndex) -> None:
+        """Wakes those who wait: all to whom it is another matter now, of the others as many as can go."""
+        waiting, index = self.waiting_calls, self._index
+        can_go = []
+        for sought in waiting.counts:
+            targets, launchable = self.find(*sought[:3]), index.launchable(sought)
+            closed = all(target.closed for target in targets or ()) and all(one.closed for one in launchable)
+            if (
+                targets is None
+                or (targets and closed)
+                or _places(launchable) != _places(former.launchable(sought))
+                or index.served_alone != former.served_alone
+            ):
+                waiting.wake_all(sought)
+            else:
+                can_go.append(sought)
+        waiting.wake_in_order(can_go, self._can_go)
+
+    def _can_go(self, sought: Sought) -> bool:
+        return any(may_take(target, sought.caller) for target in self.find(*sought[:3]) or ())
 
     def find(self, model: str, cluster: str = "", framework: str = "") -> tuple[Target, ...] | None:
         """The targets of a model; None if nobody knows it."""
         return self._index.find(model, cluster, framework)
+
+    def models_of(self, endpoint: Endpoint) -> tuple[str, ...]:
+        """The public names of an endpoint's models: those that it lists, else those that its workers reported."""
+        return tuple(binding.model for binding in endpoint.models) or tuple(self._remembered.get(endpoint.name, ()))
 
     @property
     def models(self) -> tuple[str, ...]:
         """The public names of all models, in order."""
         return tuple(sorted(self._index.by_route))
 
+    def sought(self, model: str, cluster: str, framework: str, caller: str) -> Sought:
+        """What a call of the principal `caller` seeks."""
+        return Sought(model, cluster, framework, caller if caller in self._index.served_alone else "")
+
+    def launchable(self, sought: Sought) -> tuple[Launchable, ...]:
+        """The endpoints where a worker that takes the call can be started, closed ones among them."""
+        return self._index.launchable(sought)
+
+    @property
+    def launchables(self) -> tuple[Launchable, ...]:
+        """All endpoints where workers can be started."""
+        return self._index.launchables
+
     @property
     def waiting(self) -> int:
-        """How many wait for a change."""
-        return len(self._waiting)
-
-    def wait(self, wake: Callable[[], None], model: str, cluster: str, framework: str) -> None:
-        """Has `wake` called, once, when something changes that may give the call a server."""
-        self._waiting[wake] = (model, cluster, framework)
+        """How many calls wait for a change."""
+        return len(self.waiting_calls)
 
     def freed(self, server: Server) -> None:
-        """A server that was full is so no longer: the one that has waited longest for it may go."""
-        for wake, wanted in self._waiting.items():
-            if any(target.server is server for target in self.find(*wanted) or ()):
-                del self._waiting[wake]
-                wake()
-                return
+        """A server that was full is so no longer: those that have waited longest for it may go."""
+        if self.waiting_calls:
+            self._let_go(server)
 
     def heard(self, server: Server) -> None:
         """A server says that it is well, as it was: a call that failed there meanwhile may try again. A model server
         that was restarted between two reports shows in nothing else.
         """
-        for wake, wanted in list(self._waiting.items()):
-            if wake in self._waiting and any(target.server is server for target in self.find(*wanted) or ()):
-                del self._waiting[wake]
-                wake()
+        if self.waiting_calls:
+            self._let_go(server)
 
-    def leave(self, wake: Callable[[], None]) -> None:
-        """Waits no longer."""
-        self._waiting.pop(wake, None)
+    def state_changed(self, endpoints: frozenset[str]) -> None:
+        """The starts of these endpoints' workers are in another state: those who wait for them are told."""
+        for sought in self.waiting_calls.counts:
+            if any(one.endpoint in endpoints for one in self.launchable(sought)):
+                for waiter in list(self.waiting_calls.of(sought)):
+                    waiter.state_changed()
+
+    def _let_go(self, server: Server) -> None:
+        self.waiting_calls.wake_in_order(self._seeking(server), lambda sought: self._takes(server, sought))
+
+    def _seeking(self, server: Server) -> list[Sought]:
+        """What is waited for, of that which the server serves."""
+        return [
+            sought
+            for sought in self.waiting_calls.counts
+            if any(target.server is server for target in self.find(*sought[:3]) or ())
+        ]
+
+    def _takes(self, server: Server, sought: Sought) -> bool:
+        return any(
+            target.server is server and may_take(target, sought.caller) for target in self.find(*sought[:3]) or ()
+        )
+
+
+def _places(launchable: Iterable[Launchable]) -> list[tuple[str, str]]:
+    return [(one.endpoint, one.closed) for one in launchable]

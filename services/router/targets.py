@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from services.core.catalogue import Availability, Catalogue, Endpoint, Route
+from services.core.globus import GlobusBackend, LaunchPolicy
 from services.core.inference import Inference
 from services.core.names import endpoint_name
 
@@ -45,20 +48,57 @@ class Target:
     closed: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Launchable:
+    """An endpoint whose workers the launcher starts when calls wait for them.
+
+    `workers` is how many are attached here. `closed` says why the endpoint takes no calls, if so.
+    """
+
+    endpoint: str
+    policy: LaunchPolicy
+    workers: int = 0
+    closed: str = ""
+
+    @property
+    def grows(self) -> bool:
+        """Whether waiting calls may have one more worker started there."""
+        if self.workers == 0:
+            return True
+        return self.policy.calls_per_worker > 0 and self.workers < self.policy.max_workers
+
+
 Pinned = tuple[str, str, str]
 """A model, a cluster and a framework; the last two may be empty, which means any."""
+
+
+class Sought(NamedTuple):
+    """What a call waits for. Calls that seek the same wait in one queue. `caller` is empty for all whom no server
+    serves alone.
+    """
+
+    model: str
+    cluster: str
+    framework: str
+    caller: str
 
 
 @dataclass(frozen=True, slots=True)
 class TargetIndex:
     """Targets by public model name: `by_route` what a name leads to, `by_endpoint` what endpoints serve under it
-    themselves, which is what a call pinned to a cluster means.
+    themselves, which is what a call pinned to a cluster means. `launchable_by_route` and `launchable_by_endpoint` are
+    the endpoints, in order, where workers for it can be started. `served_alone` are the principals whom a server or an
+    endpoint serves and nobody else, `launchables` all endpoints where workers can be started.
 
     A name without a target is a model that exists and that no server serves at present.
     """
 
     by_route: Mapping[str, tuple[Target, ...]]
     by_endpoint: Mapping[Pinned, tuple[Target, ...]]
+    launchable_by_route: Mapping[str, tuple[Launchable, ...]] = field(default_factory=dict)
+    launchable_by_endpoint: Mapping[Pinned, tuple[Launchable, ...]] = field(default_factory=dict)
+    served_alone: frozenset[str] = frozenset()
+    launchables: tuple[Launchable, ...] = ()
 
     def find(self, model: str, cluster: str, framework: str) -> tuple[Target, ...] | None:
         """The targets of a model, of one cluster and framework where those are not empty; None if the model is unknown
@@ -68,6 +108,14 @@ class TargetIndex:
             return self.by_route.get(model)
         return self.by_endpoint.get((model, cluster, framework))
 
+    def launchable(self, sought: Sought) -> tuple[Launchable, ...]:
+        """The endpoints where a worker that takes the call can be started, closed ones among them."""
+        if not sought.cluster and not sought.framework:
+            found = self.launchable_by_route.get(sought.model, ())
+        else:
+            found = self.launchable_by_endpoint.get(sought[:3], ())
+        return tuple(one for one in found if one.policy.serves in ("", sought.caller))
+
 
 def build_index(
     catalogue: Catalogue, servers: Iterable[Server], remembered: Mapping[str, Iterable[str]]
@@ -75,11 +123,20 @@ def build_index(
     """Joins what exists with what is there. `remembered` are the models that workers of an endpoint, by its name,
     served before.
     """
+    servers = tuple(servers)
     own: dict[Pinned, list[Target]] = {}
+    cold: dict[Pinned, list[Launchable]] = {}
+    launchables: list[Launchable] = []
+    attached = Counter(server.endpoint for server in servers)
     for endpoint in catalogue.endpoints.values():
+        launchable = _launchable(catalogue, endpoint, attached[endpoint.name])
+        if launchable is not None:
+            launchables.append(launchable)
         for model in [binding.model for binding in endpoint.models] or remembered.get(endpoint.name, ()):
             for key in _keys(model, endpoint):
                 own.setdefault(key, [])
+                if launchable is not None:
+                    cold.setdefault(key, []).append(launchable)
     for server in servers:
         served_by = catalogue.endpoints.get(server.endpoint)
         if served_by is not None:
@@ -88,16 +145,25 @@ def build_index(
                     own.setdefault(key, []).append(target)
     by_endpoint = {key: tuple(targets) for key, targets in own.items()}
     by_route = {model: targets for (model, *pin), targets in by_endpoint.items() if pin == ["", ""]}
-    by_name = dict(by_route)
+    cold_by_endpoint = {key: tuple(launchables) for key, launchables in cold.items()}
+    cold_by_route = {model: found for (model, *pin), found in cold_by_endpoint.items() if pin == ["", ""]}
+    by_name, cold_by_name = dict(by_route), dict(cold_by_route)
     for route in catalogue.routes.values():
         by_route[route.model] = tuple(_targets_of_route(route, by_name))
-    return TargetIndex(by_route, by_endpoint)
+        cold_by_route[route.model] = tuple(_launchables_of_route(route, cold_by_name))
+    alone = {server.serves for server in servers}
+    alone.update(launchable.policy.serves for launchable in launchables)
+    return TargetIndex(
+        by_route, by_endpoint, cold_by_route, cold_by_endpoint, frozenset(alone - {""}), tuple(launchables)
+    )
 
 
 def _keys(model: str, endpoint: Endpoint) -> set[Pinned]:
-    """All the ways to ask for a model so that this endpoint may answer."""
+    """All the ways to ask for a model so that this endpoint may answer. An endpoint that names no framework is one of
+    vLLM's.
+    """
     cluster = endpoint_name(endpoint.name).cluster
-    return {(model, place, framework) for place in ("", cluster) for framework in ("", endpoint.framework)}
+    return {(model, place, framework) for place in ("", cluster) for framework in ("", endpoint.framework or "vllm")}
 
 
 def _targets_of(server: Server, endpoint: Endpoint, closed: str) -> Iterable[tuple[str, Target]]:
@@ -116,6 +182,22 @@ def _targets_of_route(route: Route, by_name: Mapping[str, tuple[Target, ...]]) -
         for target in by_name.get(wanted.model or route.model, ()):
             if target.server.endpoint == wanted.endpoint:
                 yield target
+
+
+def _launchable(catalogue: Catalogue, endpoint: Endpoint, workers: int) -> Launchable | None:
+    backend = endpoint.backend
+    if not isinstance(backend, GlobusBackend) or backend.launch is None:
+        return None
+    return Launchable(endpoint.name, backend.launch, workers, _closed(catalogue, endpoint))
+
+
+def _launchables_of_route(route: Route, by_name: Mapping[str, tuple[Launchable, ...]]) -> Iterable[Launchable]:
+    seen: set[str] = set()
+    for wanted in route.targets:
+        for launchable in by_name.get(wanted.model or route.model, ()):
+            if launchable.endpoint == wanted.endpoint and launchable.endpoint not in seen:
+                seen.add(launchable.endpoint)
+                yield launchable
 
 
 def _closed(catalogue: Catalogue, endpoint: Endpoint) -> str:

@@ -415,7 +415,7 @@ def test_no_more_wait_than_may():
     bench.servers[0].ready = False
     waiting = [bench.call() for _ in range(2)]
     refused, _ = bench.call()
-    assert (refused.reason, bench.roster.waiting) == (Reason.NO_WORKER, 2)
+    assert (refused.reason, bench.roster.waiting) == (Reason.OVERLOADED, 2)
     for answer, call in waiting:
         leave(answer, call)
     bench.assert_over()

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
+from weft.launcher.v1 import launcher_pb2
 
 from services.core.answers import collect
 from services.core.catalogue import Catalogue, Cluster, Endpoint, SessionBackend
@@ -17,6 +18,7 @@ from services.core.errors import Reason, ServiceError
 from services.core.inference import Call, Request
 from services.core.principal import Permissions, Principal
 from services.router.dispatch import Dispatcher, DispatchSettings
+from services.router.first import StatusRoutes
 from services.router.gateway import Gateway
 from services.router.policies import least_outstanding
 from services.router.roster import Roster
@@ -51,6 +53,13 @@ class Principals:
         raise ServiceError(Reason.CREDENTIAL_INVALID if credential else Reason.CREDENTIAL_MISSING)
 
 
+class NoQueues:
+    """Knows no cluster's queue."""
+
+    async def of(self, cluster: str) -> launcher_pb2.GetQueueResponse:
+        raise ServiceError(Reason.LAUNCHER_UNAVAILABLE)
+
+
 class Setting:
     """A gateway before one server that serves `a` and `b`."""
 
@@ -64,7 +73,9 @@ class Setting:
         self.roster.add(self.server)
         settings = DispatchSettings(Bounds(), max_attempts=3, wait_for_worker=5, max_waiting=10)
         self.dispatcher = Dispatcher(self.roster, least_outstanding, settings, self.clock, lambda call, outcome: None)
-        self.gateway = Gateway(self.principals, self.dispatcher, max_calls=max_calls)
+        self.queues = NoQueues()
+        self.status = StatusRoutes(self.roster, self.dispatcher.cold, self.queues)
+        self.gateway = Gateway(self.principals, self.dispatcher, self.status, max_calls=max_calls)
 
     def open(self, request: Request, credit: int = 1 << 20) -> tuple[Answer, Call]:
         answer = Answer()
@@ -269,7 +280,7 @@ async def test_the_router_takes_so_many_calls_and_no_more():
 async def test_without_a_catalogue_nothing_is_said_to_be_unknown():
     setting = Setting()
     dispatcher = dataclasses.replace(setting.dispatcher, roster=Roster(settle=0))
-    gateway = Gateway(setting.principals, dispatcher, max_calls=1)
+    gateway = Gateway(setting.principals, dispatcher, setting.status, max_calls=1)
     assert not await gateway.ready()
     with pytest.raises(ServiceError) as caught:
         await collect(gateway, request())

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from services.core.catalogue import Catalogue, Deleted, Endpoint, ModelBinding, SessionBackend
 from services.router.roster import Roster
 from services.router.targets import Server
 from tests.testing.clock import Clock
 from tests.testing.streams import Answerer
+from tests.testing.waiting import Waiter
 
 ONE, TWO = "clusters/one/endpoints/vllm", "clusters/two/endpoints/vllm"
 CATALOGUE = Catalogue.of([Endpoint(ONE, SessionBackend()), Endpoint(TWO, SessionBackend())])
+
+LISTED = Catalogue.of(
+    [
+        Endpoint(ONE, SessionBackend(), models=(ModelBinding("a"),)),
+        Endpoint(TWO, SessionBackend(), models=(ModelBinding("b"), ModelBinding("c"))),
+    ]
+)
 
 
 def roster(catalogue: Catalogue = CATALOGUE) -> tuple[Roster, Clock]:
@@ -25,12 +31,10 @@ def server(endpoint: str, *models: str) -> Server:
     return Server(endpoint, "instance", Answerer(), dict.fromkeys(models, ""), ready=True)
 
 
-def waiter(made: Roster, woken: list[str], name: str, model: str = "a", cluster: str = "") -> Callable[[], None]:
-    def wake() -> None:
-        woken.append(name)
-
-    made.wait(wake, model, cluster, "")
-    return wake
+def waiter(made: Roster, woken: list[str], name: str, model: str = "a", cluster: str = "") -> Waiter:
+    waiting = Waiter(lambda: woken.append(name))
+    made.waiting_calls.add(waiting, made.sought(model, cluster, "", ""))
+    return waiting
 
 
 def test_it_settles_after_a_while():
@@ -74,42 +78,98 @@ def test_it_remembers_a_bounded_number_of_models_the_latest_ones():
     assert made.find("m36") == ()
 
 
-def test_every_change_wakes_all_who_wait_once_in_order():
-    made, _ = roster()
+def test_a_server_that_comes_wakes_all_who_wait_for_it_once_in_order():
+    made, _ = roster(LISTED)
     woken: list[str] = []
     for name in "abc":
         waiter(made, woken, name)
+    waiter(made, woken, "for b", "b")
+    made.refresh()
+    made.add(server(TWO, "c"))
+    assert woken == [], "nothing has come that they could have"
     made.add(server(ONE, "a"))
     assert woken == ["a", "b", "c"]
     made.refresh()
-    assert (woken, made.waiting) == (["a", "b", "c"], 0)
+    assert (woken, made.waiting) == (["a", "b", "c"], 1)
+
+
+def test_who_waits_in_several_queues_for_one_server_goes_in_order():
+    made, _ = roster(LISTED)
+    woken: list[str] = []
+    waiter(made, woken, "first")
+    waiter(made, woken, "second, pinned", cluster="one")
+    waiter(made, woken, "third")
+    made.add(server(ONE, "a"))
+    assert woken == ["first", "second, pinned", "third"]
+
+
+def test_whoever_waits_for_a_model_that_is_gone_is_woken():
+    made, _ = roster(LISTED)
+    woken: list[str] = []
+    waiter(made, woken, "a")
+    waiter(made, woken, "b", "b")
+    made.set_catalogue(LISTED.apply([Deleted(ONE)]))
+    assert woken == ["a"]
 
 
 def test_whoever_waits_again_when_woken_keeps_the_order_and_is_not_woken_for_ever():
-    made, _ = roster()
+    made, _ = roster(LISTED)
     woken: list[str] = []
 
-    def again(name: str) -> Callable[[], None]:
+    def again(name: str) -> Waiter:
         def wake() -> None:
             woken.append(name)
-            made.wait(wake, "a", "", "")
+            made.waiting_calls.add(waiting, made.sought("a", "", "", ""))
 
-        return wake
+        waiting = Waiter(wake)
+        return waiting
 
+    one = server(ONE, "a")
     for name in "ab":
-        again(name)()
-    woken.clear()
-    made.refresh()
-    made.refresh()
-    assert woken == ["a", "b", "a", "b"]
+        made.waiting_calls.add(again(name), made.sought("a", "", "", ""))
+    made.add(one)
+    assert woken == ["a"], "it holds up the others, as it cannot go although the server is free"
+    made.heard(one)
+    assert (woken, made.waiting) == (["a", "a"], 2)
+
+
+def test_no_more_are_woken_than_the_server_takes():
+    made, _ = roster(LISTED)
+    one = server(ONE, "a")
+    one.max_calls = 2
+
+    def taking(name: str) -> Waiter:
+        def wake() -> None:
+            woken.append(name)
+            one.open_calls += 1
+
+        return Waiter(wake)
+
+    woken: list[str] = []
+    for name in "abcd":
+        made.waiting_calls.add(taking(name), made.sought("a", "", "", ""))
+    made.add(one)
+    assert woken == ["a", "b"]
+    one.open_calls -= 1
+    made.freed(one)
+    assert (woken, made.waiting) == (["a", "b", "c"], 1)
 
 
 def test_a_free_place_goes_to_the_one_who_waited_longest_for_it():
     made, _ = roster()
     one, two = server(ONE, "a"), server(TWO, "b")
+    one.max_calls = two.max_calls = 1
     made.add(one)
     made.add(two)
     woken: list[str] = []
+
+    def waiter(made: Roster, woken: list[str], name: str, model: str = "a", cluster: str = "") -> None:
+        def wake() -> None:
+            woken.append(name)
+            (one if model == "a" else two).open_calls += 1
+
+        made.waiting_calls.add(Waiter(wake), made.sought(model, cluster, "", ""))
+
     waiter(made, woken, "for b", "b")
     waiter(made, woken, "pinned elsewhere", "a", "two")
     waiter(made, woken, "first")
@@ -117,6 +177,8 @@ def test_a_free_place_goes_to_the_one_who_waited_longest_for_it():
     made.freed(one)
     assert woken == ["first"]
     made.freed(one)
+    assert woken == ["first"], "it is full again"
+    one.open_calls -= 1
     made.freed(one)
     assert woken == ["first", "second"]
     made.freed(two)
@@ -124,13 +186,13 @@ def test_a_free_place_goes_to_the_one_who_waited_longest_for_it():
 
 
 def test_whoever_left_is_not_woken():
-    made, _ = roster()
+    made, _ = roster(LISTED)
     woken: list[str] = []
     leave = waiter(made, woken, "left")
     waiter(made, woken, "stayed")
-    made.leave(leave)
-    made.leave(leave)
-    made.refresh()
+    made.waiting_calls.leave(leave)
+    made.waiting_calls.leave(leave)
+    made.add(server(ONE, "a"))
     assert woken == ["stayed"]
 
 
@@ -147,8 +209,8 @@ def test_a_server_that_is_heard_to_be_well_wakes_those_who_wait_for_it():
     made.add(one)
     made.add(two)
     woken: list[str] = []
-    made.wait(lambda: woken.append("a"), "a", "", "")
-    made.wait(lambda: woken.append("b"), "b", "", "")
-    made.wait(lambda: woken.append("a too"), "a", "", "")
+    waiter(made, woken, "a")
+    waiter(made, woken, "b", "b")
+    waiter(made, woken, "a too")
     made.heard(one)
     assert (woken, made.waiting) == (["a", "a too"], 1)

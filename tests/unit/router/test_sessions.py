@@ -46,11 +46,23 @@ class Stream:
         return next(frame.error.reason for frame in self.told if frame.WhichOneof("kind") == "error")
 
 
+class WatchedRoster(Roster):
+    """Tells of each change."""
+
+    def __init__(self) -> None:
+        super().__init__(settle=0)
+        self.changed = asyncio.Event()
+
+    def refresh(self) -> None:
+        super().refresh()
+        self.changed.set()
+
+
 class Attached:
     """A roster that tells of every change, and its sessions."""
 
     def __init__(self) -> None:
-        self.roster = Roster(settle=0)
+        self.roster = WatchedRoster()
         self.roster.set_catalogue(Catalogue.of([Endpoint(ENDPOINT, SessionBackend())]))
         self.sessions = Sessions(self.roster, agent="router")
 
@@ -63,9 +75,8 @@ class Attached:
 
     async def until_changed(self) -> None:
         """Waits for the next change of the roster."""
-        changed = asyncio.Event()
-        self.roster.wait(changed.set, "m", "", "")
-        await asyncio.wait_for(changed.wait(), SOON)
+        self.roster.changed.clear()
+        await asyncio.wait_for(self.roster.changed.wait(), SOON)
 
 
 def report(card: str = "", state: frame_pb2.WorkerState.ValueType = frame_pb2.WORKER_STATE_READY) -> frame_pb2.Report:

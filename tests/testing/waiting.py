@@ -1,0 +1,14 @@
+"""A call that waits at a router's roster, in the hands of a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+class Waiter:
+    """See `services.router.waiting.Waiter`."""
+
+    def __init__(self, wake: Callable[[], None], told: Callable[[], None] = lambda: None) -> None:
+        self.turn = 0
+        self.next_attempt = wake
+        self.state_changed = told
