@@ -20,12 +20,19 @@ from services.runtime.readiness import running
 TIMEOUT: Final = 10.0
 """Seconds that a command waits for one answer."""
 
-Service = Literal["auth", "registry", "router", "facade"]
+Service = Literal["auth", "registry", "router", "facade", "launcher"]
 
 UNAVAILABLE: Final[Mapping[str, Reason]] = {
     "auth": Reason.AUTH_UNAVAILABLE,
     "registry": Reason.REGISTRY_UNAVAILABLE,
     "router": Reason.ROUTER_UNAVAILABLE,
+    "launcher": Reason.LAUNCHER_UNAVAILABLE,
+}
+
+
+_START_MESH: Final = "start a mesh with 'weft up', or look with 'weft doctor'"
+_START: Final[Mapping[str, str]] = {
+    "launcher": "start it with 'weft serve launcher', or a mesh with 'weft up --launcher'"
 }
 
 
@@ -85,5 +92,5 @@ def _explain(error: grpc.RpcError, service: Service, address: str) -> ServiceErr
         return explained
     return ServiceError(
         explained.reason,
-        f"The {service} at {address} cannot be reached; start a mesh with 'weft up', or look with 'weft doctor'.",
+        f"The {service} at {address} cannot be reached; {_START.get(service, _START_MESH)}.",
     )

@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Mapping
 
-from services.cli.settings import SERVICES, load
+from services.cli.settings import INSIDE, load
 from services.runtime.collector import calm
 from services.runtime.process import Process
 from services.runtime.readiness import Announcer
@@ -29,7 +29,7 @@ class InsideServices:
         config = load({**os.environ, **self._environ})
         calm()
         announcer = self._announcer = Announcer(config.home)
-        awaited = set(SERVICES)
+        awaited = set(INSIDE)
         all_ready = asyncio.Event()
 
         def ready(service: str, address: str) -> None:

@@ -50,7 +50,9 @@ class LocalMesh:
         return (self._home / "dev.key").read_text().strip()
 
     async def start(self) -> list[str]:
-        """Starts all parts, and gives the models once there are any. Raises `ChildError` if a part fails."""
+        """Starts all parts, and gives the models once there are any; none where there are no workers. Raises
+        `ChildError` if a part fails.
+        """
         if self._shape.one_process:
             self._tell("Starting auth, registry, router and facade in this process")
             await self._inside.start()
@@ -64,7 +66,10 @@ class LocalMesh:
             workers = await self._start_workers()
             facade = await self._supervisor.start(self._service("facade"))
             await asyncio.gather(registry.ready(), router.ready(), facade.ready())
-        return await self._first_models(workers)
+        if self._shape.launcher:
+            self._tell("Starting the launcher")
+            await self._supervisor.start_ready(self._service("launcher"))
+        return await self._first_models(workers) if workers else []
 
     async def run(self) -> None:
         """Keeps all parts running. Returns only if the services in this process end by themselves."""

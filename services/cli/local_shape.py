@@ -16,12 +16,14 @@ from services.cli.settings import SERVICES
 from services.runtime.config import Config
 from services.runtime.metrics import MetricsConfig
 
-DEFAULT_PORTS = {"router": 7000, "registry": 7001, "auth": 7002}
+DEFAULT_PORTS = {"router": 7000, "registry": 7001, "auth": 7002, "launcher": 7003}
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What mesh is wanted. With `apart`, every port is a free one, so that no other mesh is disturbed."""
+    """What mesh is wanted. With `apart`, every port is a free one, so that no other mesh is disturbed. With `launcher`,
+    workers are also started through Globus Compute, for the endpoints that say how; there may then be none of its own.
+    """
 
     one_process: bool = False
     workers: int = 1
@@ -29,6 +31,7 @@ class Shape:
     vllm_urls: Sequence[str] = ()
     vllm_model: str | None = None
     apart: bool = False
+    launcher: bool = False
 
     @property
     def endpoint(self) -> str:
@@ -52,12 +55,25 @@ class Shape:
 
 def place(config: Config, shape: Shape) -> Overrides:
     """The settings that make the parts listen, and find each other. Raises `CommandError` if a port is taken."""
-    auth, registry, router = (_internal(config, shape, service) for service in ("auth", "registry", "router"))
+    auth, registry, router, launcher = (
+        _internal(config, shape, service) for service in ("auth", "registry", "router", "launcher")
+    )
     host, port = _facade(config, shape)
     return {
         "auth": {"address": auth, "bootstrap_keys": _keys(config)},
         "registry": {"address": registry, "auth_address": auth, "seed": _seed(config, shape)},
-        "router": {"address": router, "registry_address": registry, "auth_address": auth},
+        "router": {
+            "address": router,
+            "registry_address": registry,
+            "auth_address": auth,
+            "launcher_address": launcher,
+        },
+        "launcher": {
+            "address": launcher,
+            "registry_address": registry,
+            "auth_address": auth,
+            "router_addresses": [router],
+        },
         "facade": {"host": host, "port": port, "router_address": router},
         "metrics": {"port": _metrics(config, shape)},
     }
@@ -73,7 +89,8 @@ def _keys(config: Config) -> list[Any]:
 def _seed(config: Config, shape: Shape) -> dict[str, Any]:
     """What weft.yaml seeds, and the endpoint of the workers; the registry makes what does not exist yet."""
     seed: dict[str, Any] = msgspec.to_builtins(config.sections["registry"].seed)
-    seed["endpoints"] = [*seed["endpoints"], {"name": shape.endpoint}]
+    if shape.workers:
+        seed["endpoints"] = [*seed["endpoints"], {"name": shape.endpoint}]
     return seed
 
 

@@ -21,6 +21,7 @@ class Service(StrEnum):
     REGISTRY = "registry"
     ROUTER = "router"
     FACADE = "facade"
+    LAUNCHER = "launcher"
 
 
 @app.command()

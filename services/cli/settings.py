@@ -12,8 +12,11 @@ from services.runtime.logging import LogConfig
 from services.runtime.metrics import MetricsConfig
 from services.runtime.process import Process
 
-SERVICES = ("router", "registry", "auth", "facade")
+SERVICES = ("router", "registry", "auth", "facade", "launcher")
 """In the order of their metrics ports: the first is at `metrics.port`."""
+
+INSIDE = ("router", "registry", "auth", "facade")
+"""Those that can share a process. The launcher has its own: it holds Globus's secrets and runs its threads."""
 
 
 def config_type(service: str) -> type[Any]:

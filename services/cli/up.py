@@ -29,18 +29,23 @@ KILLED = 128 + signal.SIGINT
 @app.command()
 def up(
     one_process: Annotated[bool, typer.Option("--one-process", help="All services in one process.")] = False,
-    workers: Annotated[int, typer.Option(min=1, help="How many workers, each with a vLLM of its own.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="How many workers, each with a vLLM of its own.")] = 1,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="The port of the HTTP API.")] = None,
     vllm_url: Annotated[
         list[str] | None,
         typer.Option(help="Attach this vLLM (http://host:port or unix:/path) instead; may be repeated."),
     ] = None,
     vllm_model: Annotated[str | None, typer.Option(help="Launch 'vllm serve' with this model instead.")] = None,
+    launcher: Annotated[
+        bool, typer.Option("--launcher", help="Start workers through Globus Compute too; allows --workers 0.")
+    ] = False,
 ) -> None:
     """Start auth, registry, router, facade and workers, with a simulated vLLM unless told otherwise."""
     if vllm_url and vllm_model:
         raise typer.BadParameter("give --vllm-url or --vllm-model, not both")
-    shape = Shape(one_process, workers, port, tuple(vllm_url or ()), vllm_model)
+    if not workers and not launcher:
+        raise typer.BadParameter("a mesh without --launcher needs a worker: give --workers 1 or more")
+    shape = Shape(one_process, workers, port, tuple(vllm_url or ()), vllm_model, launcher=launcher)
     config = load()
     with locked(config.home):
         if one_process:
@@ -91,7 +96,7 @@ async def _live(mesh: LocalMesh, console: Console) -> None:
 
 def welcome(url: str, key: str, models: list[str]) -> str:
     """How to use the mesh, with lines that work when pasted into a shell."""
-    model = models[0]
+    model = models[0] if models else "MODEL"
     body = f'{{"model": "{model}", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'
     curl = (
         f'curl -N {url}/v1/chat/completions -H "Authorization: Bearer {key}" '
@@ -106,7 +111,7 @@ def welcome(url: str, key: str, models: list[str]) -> str:
         f"\nThe mesh is up.\n\n"
         f"  Base URL  {url}/v1\n"
         f"  Key       {key}\n"
-        f"  Models    {', '.join(models)}\n\n"
+        f"  Models    {', '.join(models) or 'none yet'}\n\n"
         f"{curl}\n\n"
         f"{_python()} -c {shlex.quote(program)}\n\n"
         "Ctrl-C stops everything.\n"

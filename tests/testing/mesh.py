@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 ENDPOINT = "clusters/local/endpoints/sim"
 SERVICES = ("auth", "registry", "router", "facade")
+PORTS = (*SERVICES, "launcher")
+"""Every service has a port of its own, also one that does not run."""
 POLL = 0.02
 
 Settings = Mapping[str, Any]
@@ -42,8 +44,9 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class MeshOptions:
-    """What mesh a test wants. `auth`, `registry`, `router` and `facade` are settings of their sections in weft.yaml;
-    `sim` and `worker` are command-line flags; `services` are those to start; `grace` is in seconds.
+    """What mesh a test wants. `auth`, `registry`, `router`, `facade` and `launcher` are settings of their sections in
+    weft.yaml; `sim` and `worker` are command-line flags; `services` are those to start, the launcher only where it is
+    named; `grace` is in seconds.
     """
 
     workers: int = 1
@@ -52,6 +55,7 @@ class MeshOptions:
     registry: Settings = field(default_factory=dict)
     router: Settings = field(default_factory=dict)
     facade: Settings = field(default_factory=dict)
+    launcher: Settings = field(default_factory=dict)
     sim: Sequence[str] = ()
     worker: Sequence[str] = ()
     endpoints: Sequence[str] = (ENDPOINT,)
@@ -76,7 +80,7 @@ class Mesh:
         self.home = home
         self.options = options
         self.workers: list[Part] = []
-        self._ports = {service: HeldPort() for service in SERVICES}
+        self._ports = {service: HeldPort() for service in PORTS}
         environ = to_environ(self._settings())
         self._services = {
             service: Part(service_part(service, home, environ, grace=options.grace)) for service in options.services
@@ -261,13 +265,27 @@ class Mesh:
 
     def _settings(self) -> dict[str, Settings]:
         auth, registry, router = (self.address(service) for service in ("auth", "registry", "router"))
+        launcher = self.address("launcher")
         options = self.options
         seed = {"endpoints": [{"name": endpoint} for endpoint in options.endpoints]}
         return {
             "metrics": {"port": 0},
             "auth": {"address": auth, "bootstrap_keys": KEYS, **options.auth},
             "registry": {"address": registry, "auth_address": auth, "seed": seed, **options.registry},
-            "router": {"address": router, "registry_address": registry, "auth_address": auth, **options.router},
+            "router": {
+                "address": router,
+                "registry_address": registry,
+                "auth_address": auth,
+                "launcher_address": launcher,
+                **options.router,
+            },
+            "launcher": {
+                "address": launcher,
+                "registry_address": registry,
+                "auth_address": auth,
+                "router_addresses": [router],
+                **options.launcher,
+            },
             "facade": {
                 "host": "127.0.0.1",
                 "port": self._ports["facade"].port,
