@@ -116,8 +116,8 @@ def _check_fit(site: Site, model: Model) -> None:
     if wanted > given_ > 0:
         raise EndpointFilesError(
             f"{model.name} wants {model.tensor_parallel} x {model.pipeline_parallel} = {wanted} GPUs, and "
-            f"{model.nodes} nodes with {site.gpus_per_node} each have {given_}; set model.nodes, model.tensor_parallel or "
-            "model.pipeline_parallel."
+            f"{model.nodes} nodes with {site.gpus_per_node} each have {given_}; set model.nodes, "
+            "model.tensor_parallel or model.pipeline_parallel."
         )
     if model.nodes > 1 and site.reach is None:
         raise EndpointFilesError(

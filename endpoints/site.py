@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -71,7 +71,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
 
     `environment` has the agent's package and Weft; `vllm_environment`, where it is another, has vLLM, and only the
     launch script enters it. `scheduler_options` are directives without `#PBS` or `#SBATCH`; `provider` are further
-    settings of parsl's provider. `reach` is how the launch script starts something on another node of its job: `srun`,
+    settings of parsl's provider, `engine` of the agent's engine. `reach` is how the launch script starts something on another node of its job: `srun`,
     `mpiexec`, `ssh`, or words with `{node}`. `folder` is the machine's folder that endpoints are installed in, where
     compute nodes and, on a multi-user endpoint, all users can read it.
     """
@@ -87,6 +87,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     scheduler_options: tuple[str, ...] = ()
     select_options: str = ""
     provider: dict[str, str | int | float | bool] = {}
+    engine: dict[str, Any] = {}
     environment: Environment = Environment()
     vllm_environment: Environment = Environment()
     endpoint_environment: dict[str, str] = {}

@@ -83,6 +83,7 @@ def _engine(site: Site, model: Model | None, settings: Settings, folder: str) ->
         engine["allowed_serializers"] = list(settings.serializers)
     if site.container is not None and settings.purpose != "queue-status":
         engine.update(_container(site.container, list(exports(site, model, settings, folder)), folder))
+    engine.update(site.engine)
     engine["provider"] = _provider(site, model, settings, folder)
     return engine
 

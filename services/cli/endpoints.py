@@ -10,6 +10,7 @@ import typer
 from google.protobuf.field_mask_pb2 import FieldMask
 from weft.registry.v1 import registry_pb2, resources_pb2
 
+from services.cli import endpoint_files
 from services.cli.connection import connect
 from services.cli.first.convert import read_fixtures
 from services.cli.fixtures import report, to_request
@@ -18,6 +19,7 @@ from services.cli.resources import call, list_all, present, print_list, print_on
 from services.cli.settings import load
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
+endpoint_files.register(app)
 
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Name = Annotated[str, typer.Argument(help="clusters/CLUSTER/endpoints/ENDPOINT.")]

@@ -1,0 +1,68 @@
+"""Runs the check of an endpoint directory under the Python that has the agent's package."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from endpoints.mistakes import EndpointFilesError
+from endpoints.reading import HERE
+
+_AGENT = "globus-compute-endpoint"
+_PACKAGE = "globus_compute_endpoint"
+# That Python has its own packages and perhaps another version of Weft: of ours it sees this folder alone.
+_RUN = """
+import importlib.util, runpy, sys
+folder = sys.argv.pop(1)
+spec = importlib.util.spec_from_file_location(
+    "endpoints", folder + "/__init__.py", submodule_search_locations=[folder])
+sys.modules["endpoints"] = importlib.util.module_from_spec(spec)
+runpy.run_module("endpoints.checking", run_name="__main__", alter_sys=True)
+"""
+
+
+def find_python(told: Path | None) -> str:
+    """The Python that has the agent's package: the one told, this one, or the one of the agent on PATH.
+
+    Raises EndpointFilesError.
+    """
+    if told is not None:
+        return str(told)
+    if importlib.util.find_spec(_PACKAGE) is not None:
+        return sys.executable
+    agent = shutil.which(_AGENT)
+    if agent is not None:
+        for folder in (Path(agent).parent, Path(agent).resolve().parent):
+            if (folder / "python").is_file():
+                return str(folder / "python")
+    raise EndpointFilesError(
+        f"The check needs the agent's own package, {_AGENT}, which is neither beside Weft nor on PATH; name the Python "
+        f"of its environment with --python, or make one: python3 -m venv agent && agent/bin/pip install {_AGENT}."
+    )
+
+
+def run_check(folder: Path, python: str, flags: Sequence[str]) -> list[dict[str, Any]]:
+    """The findings: `file`, `line`, `field`, `problem`, `remedy`, `warning`. Raises EndpointFilesError."""
+    if not folder.is_dir():
+        raise EndpointFilesError(f"{folder} is no folder.")
+    command = [python, "-c", _RUN, str(HERE), str(folder.absolute()), *flags]
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
+    except OSError as error:
+        raise EndpointFilesError(f"Cannot run {python}: {error.strerror}.") from error
+    except subprocess.TimeoutExpired as error:
+        raise EndpointFilesError(f"The check of {folder} under {python} did not end within 120 s.") from error
+    try:
+        found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError) as error:
+        last = done.stderr.strip().splitlines()[-1:] or ["no output"]
+        raise EndpointFilesError(f"The check did not run under {python}: {last[0]}.") from error
+    return found
