@@ -43,7 +43,8 @@ def inference(request: dict[str, Any]) -> dict[str, Any]:
     `request`: `endpoint` and `slot` say which vLLM; `operation` (a path), `method`, `headers` (pairs), and `body`
     (text) or `body_base64`; `timeout_s` for the whole answer, `wait_s` for a vLLM that is still starting, and
     `api_port` where it listens if start-worker has not told. Gives `status`, `headers` and `body` or `body_base64`,
-    whatever the status is; or `error` with a `kind` (`vllm_unreachable`, `timeout`, `result_too_large`, `bad_request`) and a `message`.
+    whatever the status is; or `error` with a `kind` (`vllm_unreachable`, `timeout`, `result_too_large`, `bad_request`)
+    and a `message`.
 
     With `control` in place of a call: `state` gives `state` (`none`, `starting`, `ready`) and `detail`; `stop` asks
     start-worker to end the start named by `start` (any, if empty) and gives `stopped`. It raises nothing.

@@ -1,0 +1,330 @@
+"""Compute functions as Globus Compute runs them: by their text, in a process of their own that may be killed."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.testing.processes import SOON
+from tests.unit.compute_functions.listener import listening
+
+ROOT = Path(__file__).parents[2]
+ENDPOINT = "clusters/a/endpoints/b"
+
+RUNNER = """
+import json, sys
+source, name, request = sys.argv[1:]
+namespace = {}
+exec(open(source).read(), namespace)
+print("running", flush=True)
+print(json.dumps(namespace[name](json.loads(request))), flush=True)
+"""
+"""As the SDK's PureSourceTextInspect does it."""
+
+
+class Task:
+    """A function that runs in a process of its own."""
+
+    def __init__(self, name: str, request: dict[str, Any], environ: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", RUNNER, str(ROOT / "compute_functions" / f"{name}.py"), name, json.dumps(request)],
+            stdout=subprocess.PIPE,
+            env={**os.environ, **environ},
+            cwd=ROOT,
+        )
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == b"running\n"
+
+    def result(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        answer: dict[str, Any] = json.loads(self.process.stdout.read())
+        self.process.wait(SOON)
+        return answer
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+
+class Site:
+    """The environment of a node, and the tasks that run on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.run_dir = folder / "run"
+        self.logs = folder / "logs"
+        self.mark = f"weft-test-{folder.name}-{os.getpid()}"
+        self.environ = {
+            "WEFT_RUN_DIR": str(self.run_dir),
+            "WEFT_LOG_DIR": str(self.logs),
+            "WEFT_MARK": self.mark,
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'protos/gen'}",
+            "WEFT_VLLM_COMMAND": f"{sys.executable} -m services.sim --port {{port}} --model tiny --grace-s 1",
+        }
+        self.tasks: list[Task] = []
+
+    def start(self, name: str, request: dict[str, Any]) -> Task:
+        task = Task(name, request, self.environ)
+        self.tasks.append(task)
+        return task
+
+    def run(self, name: str, request: dict[str, Any]) -> dict[str, Any]:
+        return self.start(name, request).result()
+
+    @property
+    def slot(self) -> Path:
+        return self.run_dir / "a.b.0"
+
+    def processes(self) -> dict[int, str]:
+        """What runs with this site's environment, however it was started and whoever its parent is now."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if self.mark.encode() in (folder / "environ").read_bytes():
+                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        return found
+
+    def clear_away(self) -> None:
+        for task in self.tasks:
+            task.end()
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    it = Site(tmp_path)
+    try:
+        yield it
+    finally:
+        it.clear_away()
+
+
+def until(what: str, so: Callable[[], Any], seconds: float = SOON) -> Any:
+    """Waits until something is so, and gives it."""
+    end = time.monotonic() + seconds
+    while not (found := so()):
+        assert time.monotonic() < end, f"still not so: {what}"
+        time.sleep(0.05)
+    return found
+
+
+def of_start(**fields: Any) -> dict[str, Any]:
+    return {
+        "endpoint": ENDPOINT,
+        "start": "starts/one",
+        "slot": 0,
+        "enrolment_token": "weft-secret-token",
+        "routers": [],
+        "mode": "task",
+        "api_port": 0,
+        "walltime_s": None,
+        "grace_s": 2,
+        "drain_before_s": 0,
+        "attach_timeout_s": 0,
+        **fields,
+    }
+
+
+def call(**fields: Any) -> dict[str, Any]:
+    body = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "hello"}], **fields.pop("more", {})})
+    return {
+        "endpoint": ENDPOINT,
+        "slot": 0,
+        "operation": "/v1/chat/completions",
+        "headers": [["content-type", "application/json"]],
+        "body": body,
+        "timeout_s": 30,
+        "wait_s": 30,
+        **fields,
+    }
+
+
+def control(site: Site, what: str, start: str = "") -> dict[str, Any]:
+    return site.run("inference", {"endpoint": ENDPOINT, "slot": 0, "control": what, "start": start})
+
+
+def test_task_mode_from_start_to_stop(site: Site) -> None:
+    task = site.start("start_worker", of_start())
+    answer = site.run("inference", call())
+    assert answer["status"] == 200
+    assert json.loads(answer["body"])["choices"]
+    streamed = site.run("inference", call(more={"stream": True}))
+    assert streamed["body"].endswith("data: [DONE]\n\n")
+    assert site.run("inference", call(more={"max_tokens": -1}))["status"] == 400
+    until("it is ready", lambda: control(site, "state")["state"] == "ready")
+    server = json.loads((site.slot / "server.json").read_text())
+    assert stat.S_IMODE((site.slot / "server.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE(site.slot.stat().st_mode) == 0o700
+    assert (server["start"], server["state"]) == ("starts/one", "ready")
+
+    assert control(site, "stop", "starts/other") == {"stopped": False}
+    assert control(site, "stop", "starts/one") == {"stopped": True}
+    result = task.result()
+    assert (result["outcome"], result["detail"]) == ("stopped", "It was asked to stop.")
+    assert result["job"]["end_time"] is None
+    assert not site.processes()
+    assert not (site.slot / "server.json").exists()
+    assert control(site, "state")["state"] == "none"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_stays_behind_when_the_tasks_process_is_killed(site: Site, number: signal.Signals) -> None:
+    # A vLLM that starts others, of which one leaves its process group and takes no notice of SIGTERM.
+    site.environ["WEFT_VLLM_COMMAND"] = (
+        f"""sh -c 'trap "" TERM; setsid -f sleep 1000; exec {site.environ["WEFT_VLLM_COMMAND"]}'"""
+    )
+    task = site.start("start_worker", of_start())
+    until("it is ready", lambda: control(site, "state")["state"] == "ready")
+    assert any("sleep 1000" in command for command in site.processes().values())
+    task.process.send_signal(number)
+    task.process.wait(SOON)
+    assert task.process.returncode == -number, "it ends as it was told"
+    until("nothing is left", lambda: not site.processes())
+    again = site.start("start_worker", of_start(start="starts/two"))
+    until("the slot is free again", lambda: control(site, "state")["state"] == "ready")
+    control(site, "stop")
+    assert again.result()["outcome"] == "stopped"
+
+
+def test_nothing_stays_behind_when_the_keeper_is_killed(site: Site) -> None:
+    task = site.start("start_worker", of_start())
+    until("it is ready", lambda: control(site, "state")["state"] == "ready")
+    os.kill(json.loads((site.slot / "server.json").read_text())["pid"], signal.SIGKILL)
+    assert task.result()["outcome"] == "vllm_failed"
+    until("nothing is left", lambda: not site.processes())
+
+
+def test_a_task_that_is_delivered_twice_leaves_the_first_alone(site: Site) -> None:
+    task = site.start("start_worker", of_start())
+    until("it is ready", lambda: control(site, "state")["state"] == "ready")
+    before = site.processes()
+    again = site.run("start_worker", of_start())
+    assert again["outcome"] == "refused"
+    assert "runs here already" in again["detail"]
+    other = site.run("start_worker", of_start(start="starts/two"))
+    assert other["outcome"] == "refused"
+    assert site.processes() == before
+    assert site.run("inference", call())["status"] == 200
+    control(site, "stop")
+    assert task.result()["outcome"] == "stopped"
+
+
+def test_a_vllm_that_ends_by_itself_is_told_with_the_end_of_its_log(site: Site) -> None:
+    site.environ["WEFT_VLLM_COMMAND"] = "sh -c 'echo no GPU found, --api-key sk-12345678 >&2; exit 7' {port}"
+    result = site.run("start_worker", of_start())
+    assert (result["outcome"], result["detail"]) == ("vllm_failed", "vLLM ended by itself, with exit code 7.")
+    assert result["log_tail"] == ["no GPU found, --api-key [redacted]"]
+
+
+def test_a_command_that_does_not_exist_is_told(site: Site) -> None:
+    site.environ["WEFT_VLLM_COMMAND"] = "no-such-vllm {port}"
+    result = site.run("start_worker", of_start())
+    assert result["outcome"] == "vllm_failed"
+    assert "Cannot run no-such-vllm: No such file or directory." in result["log_tail"]
+
+
+def test_task_mode_ends_before_the_walltime_does(site: Site) -> None:
+    site.environ["WEFT_WALLTIME_S"] = "6"
+    before = time.time()
+    result = site.run("start_worker", of_start(drain_before_s=5))
+    assert result["outcome"] == "walltime"
+    assert 0.9 < time.time() - before < 5.5
+    assert before + 5 < result["job"]["end_time"] < before + 20
+    assert not site.processes()
+
+
+# With a worker: a stand-in for `weft worker` that writes down what it was given
+
+WORKER = """#!{python}
+import json, os, signal, sys, time
+arguments = sys.argv[1:]
+token = arguments[arguments.index("--enrolment-token-file") + 1]
+json.dump(dict(arguments=arguments, token=open(token).read(), mode=os.stat(token).st_mode & 0o777), open({out!r}, "w"))
+print("worker", open(token).read(), flush=True)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+if {code!r} is None:
+    time.sleep(1000)
+sys.exit({code!r})
+"""
+
+
+def with_worker(site: Site, folder: Path, code: int | None) -> Path:
+    program, out = folder / "weft-stand-in", folder / "given.json"
+    program.write_text(WORKER.format(python=sys.executable, out=str(out), code=code))
+    program.chmod(0o755)
+    site.environ["WEFT_WORKER_PROGRAM"] = str(program)
+    site.environ["WEFT_WORKER_FLAGS"] = "--max-calls 7 --proxy none"
+    return out
+
+
+def test_a_session_gives_the_worker_what_it_needs_and_no_secret_in_its_arguments(site: Site, tmp_path: Path) -> None:
+    out = with_worker(site, tmp_path, None)
+    with listening(b"") as router:
+        address = f"127.0.0.1:{router.port}"
+        asked = of_start(
+            mode="session", routers=["127.0.0.1:9", address], walltime_s=3600, drain_before_s=60, attach_timeout_s=90
+        )
+        task = site.start("start_worker", asked)
+        until("the worker runs", lambda: out.exists() and out.read_text().endswith("}"))
+    given = json.loads(out.read_text())
+    assert (given["token"], given["mode"]) == ("weft-secret-token", 0o600)
+    arguments = given["arguments"]
+    assert arguments[:3] == ["worker", "--endpoint", ENDPOINT]
+    assert "weft-secret-token" not in arguments
+    options = dict(zip(arguments[1::2], arguments[2::2], strict=True))
+    assert [value for name, value in itertools.pairwise(arguments) if name == "--router"] == [
+        "127.0.0.1:9",
+        address,
+    ]
+    assert (options["--drain-before"], options["--attach-timeout"], options["--grace"]) == ("60", "90", "2")
+    assert abs(float(options["--job-end"]) - time.time() - 3600) < 60
+    port = options["--vllm-url"].rpartition(":")[2]
+    assert f"--port {port} " in options["--vllm-command"]
+    assert options["--max-calls"] == "7"
+
+    control(site, "stop", "starts/one")
+    result = task.result()
+    assert (result["outcome"], result["detail"]) == ("stopped", "It was asked to stop.")
+    assert result["log_tail"] == ["worker [redacted]"]
+    assert not (site.slot / "token").exists()
+    assert not site.processes()
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"),
+    [
+        (0, "stopped"),
+        (1, "site_error"),
+        (3, "refused"),
+        (4, "router_unreachable"),
+        (5, "vllm_failed"),
+        (9, "site_error"),
+    ],
+)
+def test_what_the_workers_exit_codes_mean(site: Site, tmp_path: Path, code: int, outcome: str) -> None:
+    with_worker(site, tmp_path, code)
+    with listening(b"") as router:
+        asked = of_start(mode="session", routers=[f"127.0.0.1:{router.port}"])
+        assert site.run("start_worker", asked)["outcome"] == outcome
+
+
+def test_no_worker_is_started_where_no_router_can_be_reached(site: Site, tmp_path: Path) -> None:
+    out = with_worker(site, tmp_path, None)
+    result = site.run("start_worker", of_start(mode="session", routers=["127.0.0.1:9"]))
+    assert result["outcome"] == "router_unreachable"
+    assert "127.0.0.1:9: Connection refused." in result["detail"]
+    assert not out.exists()
