@@ -110,7 +110,11 @@ def check_uses(
     for use in uses:
         answer = allowed[use.endpoint_uuid]
         part = f"{use.user} {use.function.removeprefix('functions/')}"
-        known = [use.function_uuid] if use.function_uuid else _usable(versions.get(use.function, ()), use.endpoint_uuid)
+        known = (
+            [use.function_uuid]
+            if use.function_uuid
+            else usable_versions(versions.get(use.function, ()), use.endpoint_uuid)
+        )
         if answer.trouble:
             yield Check(part, answer.trouble, answer.remedy)
         elif not known:
@@ -136,6 +140,9 @@ def allow_remedy(function_uuid: str) -> str:
     )
 
 
-def _usable(versions: Iterable[FunctionVersion], endpoint_uuid: str) -> list[str]:
-    """Newest first. A high-assurance version belongs to its endpoint alone."""
-    return [version.uuid for version in versions if version.ha_endpoint_uuid in ("", endpoint_uuid)]
+def usable_versions(versions: Iterable[FunctionVersion], endpoint_uuid: str) -> list[str]:
+    """The UUIDs that an endpoint may run: those of this high-assurance endpoint before those for all, as the launcher
+    takes them, and newest first.
+    """
+    usable = [version for version in versions if version.ha_endpoint_uuid in ("", endpoint_uuid)]
+    return [version.uuid for version in sorted(usable, key=lambda version: not version.ha_endpoint_uuid)]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from services.cli.failures import CommandError
 from services.runtime.config import Config
+
+NO_SDK: Final = "This needs the SDK of Globus Compute: run \"pip install 'weft[globus]'\"."
 
 if TYPE_CHECKING:
     from services.globus.control import Control
@@ -27,7 +29,7 @@ def open_control(config: Config, credentials: str = "") -> Control:
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("globus"):
             raise
-        raise CommandError("This needs the SDK of Globus Compute: run \"pip install 'weft[globus]'\".") from error
+        raise CommandError(NO_SDK) from error
     return Control(open_client(named(config, credentials), may_ask=sys.stdin.isatty()))
 
 

@@ -42,12 +42,15 @@ REMEDIES: Final = {
 
 
 class GlobusError(Exception):
-    """An error of Globus Compute. `sentence` says what happened, `remedy` what to do about it."""
+    """An error of Globus Compute. `sentence` says what happened, `remedy` what to do about it; `remote` is the whole
+    text of a task that failed.
+    """
 
-    def __init__(self, kind: Kind, sentence: str, remedy: str | None = None) -> None:
+    def __init__(self, kind: Kind, sentence: str, remedy: str | None = None, *, remote: str = "") -> None:
         self.kind = kind
         self.sentence = sentence
         self.remedy = REMEDIES[kind] if remedy is None else remedy
+        self.remote = remote
         super().__init__(f"{sentence} {self.remedy}")
 
 
@@ -87,8 +90,8 @@ def _remote(text: str) -> GlobusError:
     """A task that failed, by the text that came back."""
     for kind, pattern in _REMOTE:
         if pattern.search(text):
-            return GlobusError(kind, f"The endpoint answers: {_last_line(text)}.")
-    return GlobusError(Kind.TASK_FAILED, f"The task failed: {_last_line(text)}.")
+            return GlobusError(kind, f"The endpoint answers: {_last_line(text)}.", remote=text)
+    return GlobusError(Kind.TASK_FAILED, f"The task failed: {_last_line(text)}.", remote=text)
 
 
 def _answered(error: globus_sdk.GlobusAPIError) -> GlobusError:

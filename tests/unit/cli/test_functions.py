@@ -126,6 +126,7 @@ def test_what_endpoints_allow_is_verified() -> None:
     assert used(Allowed(None)).remedy == "run 'weft functions register'"
     assert used(Allowed(None), version("h", ha="other")).remedy == "run 'weft functions register'"
     assert used(Allowed(None), version("h", ha="e")).good
+    assert used(Allowed(frozenset({"a", "h"})), version("a"), version("h", 2, ha="e")).found == "endpoint e allows h"
     assert used(Allowed(trouble="It is not known.", remedy="Look."), *both) == Check(
         "clusters/c probe", "It is not known.", "Look."
     )
