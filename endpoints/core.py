@@ -50,7 +50,7 @@ def user_environment(site: Site) -> str:
 def identity_mapping(mapping: IdentityMapping) -> str:
     """Globus's identity mapping. Raises EndpointFilesError if it maps nobody."""
     rules = [
-        {"source": "{username}", "match": _literal(identity), "output": user}
+        {"source": "{username}" if "@" in identity else "{id}", "match": _literal(identity), "output": user}
         for identity, user in sorted(mapping.users.items())
     ]
     rules += [

@@ -23,7 +23,9 @@ class FunctionsFor(msgspec.Struct, frozen=True):
 
 
 class IdentityMapping(msgspec.Struct, frozen=True):
-    """Who becomes which local user: everybody of some domains under the name before the `@`, and some by name."""
+    """Who becomes which local user: everybody of some domains under the name before the `@`, and some by their Globus
+    username or identity's UUID.
+    """
 
     domains: tuple[str, ...] = ()
     users: dict[str, str] = {}

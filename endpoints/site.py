@@ -71,8 +71,9 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
 
     `environment` has the agent's package and Weft; `vllm_environment`, where it is another, has vLLM, and only the
     launch script enters it. `scheduler_options` are directives without `#PBS` or `#SBATCH`; `provider` are further
-    settings of parsl's provider, `engine` of the agent's engine. `reach` is how the launch script starts something on another node of its job: `srun`,
-    `mpiexec`, `ssh`, or words with `{node}`. `folder` is the machine's folder that endpoints are installed in, where
+    settings of parsl's provider, `engine` of the agent's engine. `reach` is how the launch script starts something on
+    another node of its job: `srun`, `mpiexec`, `ssh`, or words with `{node}`. `interface` is the network interface
+    between nodes, for Ray, NCCL and Gloo. `folder` is the machine's folder that endpoints are installed in, where
     compute nodes and, on a multi-user endpoint, all users can read it.
     """
 
@@ -94,7 +95,6 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     proxy: Proxy | None = None
     reach: str | None = None
     interface: str | None = None
-    """The network interface between nodes, for Ray, NCCL and Gloo."""
     worker_program: str | None = None
     worker_flags: tuple[str, ...] = ()
     log_folder: str = "~/weft/logs"

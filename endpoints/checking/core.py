@@ -208,5 +208,6 @@ def _person(identity: str) -> dict[str, str]:
         "name": identity,
         "email": identity,
         "organization": "",
+        "status": "used",
         "identity_provider": uuid,
     }
