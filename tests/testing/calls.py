@@ -140,10 +140,12 @@ class Call:
 
     def _ending_of_stream(self) -> str:
         assert self.body.endswith(b"\n\n"), f"half an event at the end: {self.body[-200:]!r}"
-        last = self.events[-1]
+        events = [event for event in self.events if not event.startswith(":")]  # heartbeats of a call that waited
+        assert events, "only heartbeats, and looks whole"
+        last = events[-1]
         if last == DONE:
             # One event opens the stream and one is [DONE].
-            assert len(self.events) == self._tokens + 2, f"{len(self.events)} events, and looks whole"
+            assert len(events) == self._tokens + 2, f"{len(events)} events, and looks whole"
             return WHOLE
         error: dict[str, Any] = json.loads(last.removeprefix("data: ")).get("error")
         assert error, f"it ended with neither [DONE] nor an error: {last}"
