@@ -73,6 +73,16 @@ async def test_a_good_token_says_who_and_is_verified_without_auth() -> None:
     assert auth.asked == 1
 
 
+async def test_a_token_of_an_enrolled_start_says_which_and_whom_it_serves() -> None:
+    claims = SessionClaims(ENDPOINT, "run-1", "workers/start-1", LATER, start="start-1", serves="users/ada")
+    assert await make(FakeAuth([SIGNING])).verify(issue(SIGNING, claims)) == claims
+
+
+async def test_a_token_of_an_auth_that_knows_no_starts_is_good() -> None:
+    claims = await make(FakeAuth([SIGNING])).verify(forged())
+    assert (claims.key, claims.start, claims.serves) == ("0123", "", "")
+
+
 def forged(**how: Any) -> str:
     claims = {"sub": "workers/w", "aud": AUDIENCE, "exp": LATER, "endpoint": ENDPOINT, "instance": "i", "key": "0123"}
     claims = {name: value for name, value in {**claims, **how.get("claims", {})}.items() if value is not None}

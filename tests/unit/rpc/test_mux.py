@@ -34,6 +34,19 @@ def test_a_call_and_its_answer() -> None:
     assert_forgotten(client, server)
 
 
+def test_a_router_stops_a_worker_and_its_calls_go_on() -> None:
+    client, server, answerer = connect()
+    answer, _ = client.call(request(), credit=100)
+    settle(client, server)
+    client.mux.stop("nobody calls")
+    settle(client, server)
+    assert [stop.why for stop in server.events.stops] == ["nobody calls"]
+    answerer.calls[0].head()
+    answerer.calls[0].receiver.end()
+    settle(client, server)
+    assert answer.ends == [None]
+
+
 def test_the_hello_says_what_the_peer_may_do() -> None:
     client, server, _ = connect(MuxLimits(max_calls=3, body_credit=77))
     (hello,) = client.events.hellos

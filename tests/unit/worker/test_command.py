@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.core.deadlines import Bounds
+from services.rpc.remote import Way
 from services.worker.command import main, parse
 
 VLLM = ("--vllm-url", "http://127.0.0.1:8000")
@@ -43,6 +44,9 @@ def test_a_command_with_a_url_of_its_own_keeps_its_braces():
         ((*VLLM, "--grace", "nan"), "argument --grace: 'nan' is not a number above zero"),
         ((*VLLM, "--grace", "inf"), "argument --grace: 'inf' is not a number above zero"),
         ((*VLLM, "--log-level", "loud"), "argument --log-level"),
+        ((*VLLM, "--key-file", "k", "--enrolment-token-file", "t"), "not allowed with argument --key-file"),
+        ((*VLLM, "--vllm-restarts", "0"), "argument --vllm-restarts: '0' is not a number above zero"),
+        ((*VLLM, "--job-end", "soon"), "argument --job-end: 'soon' is not a number above zero"),
     ],
 )
 def test_a_wrong_argument_is_one_clear_sentence(arguments, sentence, capsys):
@@ -50,6 +54,39 @@ def test_a_wrong_argument_is_one_clear_sentence(arguments, sentence, capsys):
         parse(arguments)
     assert caught.value.code == 2
     assert sentence in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_job_and_what_ends_with_it():
+    end = "4102444800"  # beyond what other flags take for a number of seconds
+    config, _ = parse([*VLLM, "--job-id", "17[3]", "--job-end", end, "--grace", "20", "--attach-timeout", "60"])
+    assert (config.job_id, config.job_end, config.drain_before, config.attach_timeout) == ("17[3]", 4102444800, 40, 60)
+    assert parse([*VLLM, "--drain-before", "300"])[0].drain_before == 300
+    assert parse(VLLM)[0].job_end is None
+
+
+def test_the_way_to_a_router(tmp_path):
+    flags = ("--router", "https://router.example", "--router-ca", str(tmp_path), "--proxy", "none")
+    config, _ = parse([*VLLM, *flags, "--enrolment-token-file", str(tmp_path / "token"), "--vllm-restarts", "3"])
+    assert (config.routers, config.way) == (("https://router.example",), Way(tmp_path, "none"))
+    assert (config.enrolment_token_file, config.vllm_restarts) == (tmp_path / "token", 3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (("--router", "http://r:1"), "A router is given as HOST:PORT, or as https://HOST[:PORT] for TLS"),
+        (
+            ("--proxy", "https://me:secret@p:1"),
+            "'--proxy' must look like http://[USER:PASSWORD@]HOST:PORT, or be 'none'",
+        ),
+        (("--router-ca", "/no/such/file"), "The authorities' file /no/such/file cannot be read: No such file"),
+    ],
+)
+def test_a_way_that_cannot_be_gone_is_told(flags, sentence, capsys):
+    assert main([*VLLM, *flags]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"weft worker: {sentence}")
+    assert "secret" not in error
 
 
 def test_a_wrong_endpoint_is_told(capsys):
