@@ -8,7 +8,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help up demo test checks test-vllm bench lint format types layers protos protos-check lock clean
+.PHONY: help up demo test checks test-vllm test-globus bench lint format types layers protos protos-check lock clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -19,7 +19,7 @@ up: .venv/.installed ## start the whole mesh on this machine, with a simulated v
 demo: .venv/.installed ## the same, ask it one question, show the answer and the status, and stop
 	@exec $(BIN)/weft demo $(ARGS)
 
-test: checks ## every check and test, but for the real vLLM; says what it left out
+test: checks ## every check and test, but for the real vLLM and Globus Compute; says what it left out
 	$(BIN)/pytest tests/unit tests/contract tests/integration $(ARGS)
 
 checks: .venv/.installed
@@ -27,6 +27,11 @@ checks: .venv/.installed
 
 test-vllm: .venv/.installed ## the tests against a real vLLM on the CPU; the first time builds it, outside the checkout
 	@python=$$($(BIN)/python tests/vllm/environment/build.py) && WEFT_VLLM_PYTHON=$$python $(BIN)/pytest tests/vllm $(ARGS)
+
+test-globus: .venv/.installed ## the tests with real Globus Compute endpoints, a real Slurm and a real vLLM; as root
+	@bash tests/globus/environment/install.sh
+	@endpoint=$$($(BIN)/python tests/globus/environment/build.py) && vllm=$$($(BIN)/python tests/vllm/environment/build.py) && \
+	  WEFT_ENDPOINT_PYTHON=$$endpoint WEFT_VLLM_PYTHON=$$vllm $(BIN)/pytest tests/globus $(ARGS)
 
 bench: .venv/.installed ## measure what the mesh adds to a request
 	@exec $(BIN)/python -m bench $(ARGS)

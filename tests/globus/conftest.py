@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Generator, Iterator
 
 import pytest
+from globus_compute_sdk.sdk import executor
 
 from tests.globus import templates
 from tests.globus.endpoint import EndpointAgent
@@ -54,6 +56,9 @@ def hosted(run: Run, rabbitmq: RabbitMQ) -> Iterator[Hosted]:
             patch.setenv(name, value)
         patch.setenv("GLOBUS_COMPUTE_USER_DIR", str(run.folder / "sdk"))
         yield service
+        # The SDK keeps these until this process exits, when RabbitMQ is gone and each would try again for long.
+        for watcher in list(executor._RESULT_WATCHERS.values()):
+            watcher.shutdown()
 
 
 @pytest.fixture(scope="session")
@@ -99,6 +104,16 @@ def local_endpoint(run: Run, hosted: Hosted, site: Site, owner: Identity, accoun
 
 
 @pytest.fixture(scope="session")
+def strict_endpoint(run: Run, hosted: Hosted, site: Site, owner: Identity, account: str | None) -> EndpointAgent:
+    """As `local_endpoint`, with an allow-list of one function, which does not exist; online."""
+    agent = EndpointAgent(run, hosted, site, owner, "strict", user=account)
+    _agents.append(agent)
+    agent.configure({"allowed_functions": ["00000000-0000-4000-8000-000000000001"]}, templates.local(site.worker_init))
+    agent.start()
+    return agent
+
+
+@pytest.fixture(scope="session")
 def slurm_endpoint(
     run: Run, hosted: Hosted, site: Site, owner: Identity, account: str | None, slurm: Slurm
 ) -> EndpointAgent:
@@ -106,6 +121,34 @@ def slurm_endpoint(
     agent = EndpointAgent(run, hosted, site, owner, "slurm", user=account, environ=slurm.environ)
     _agents.append(agent)
     agent.configure({}, templates.slurm(site.worker_init, PARTITION))
+    agent.start()
+    return agent
+
+
+@pytest.fixture(scope="session")
+def people(run: Run, hosted: Hosted, request: pytest.FixtureRequest) -> dict[str, Identity]:
+    """Alice and Bob, whom the service knows and who have accounts on this machine; and Mallory, who has none."""
+    need_part("users", request.config)
+    for name in ("alice", "bob"):
+        run.user(name)
+    return {name: hosted.identity(f"{name}@example.org") for name in ("alice", "bob", "mallory")}
+
+
+@pytest.fixture(scope="session")
+def shared_endpoint(
+    run: Run, hosted: Hosted, site: Site, owner: Identity, people: dict[str, Identity]
+) -> EndpointAgent:
+    """A multi-user endpoint of root's, which runs the tasks of each person under that person's account, online."""
+    agent = EndpointAgent(run, hosted, site, owner, "shared")
+    _agents.append(agent)
+    mapping = agent.folder / "identity_mapping.json"
+    rule = {"source": "{username}", "match": "(.*)@example\\.org", "output": f"weft-{{0}}-{run.name}"}
+    mapping.write_text(json.dumps([{"DATA_TYPE": "expression_identity_mapping#1.0.0", "mappings": [rule]}]))
+    agent.configure(
+        {"identity_mapping_config_path": str(mapping), "email": "admin@example.org"},
+        templates.local(site.worker_init),
+        environment=site.environ,
+    )
     agent.start()
     return agent
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from services.runtime.child import tail
 from tests.globus.hosted import Hosted, Identity
 from tests.globus.run import Run
 from tests.globus.site import Site
@@ -58,6 +58,11 @@ class EndpointAgent:
         id: str = json.loads((self.folder / "endpoint.json").read_text())["endpoint_id"]
         return id
 
+    @property
+    def scratch(self) -> Path:
+        """A folder that its tasks may write to."""
+        return self._home
+
     def configure(
         self,
         config: Mapping[str, Any],
@@ -91,13 +96,9 @@ class EndpointAgent:
     @property
     def log(self) -> str:
         """The ends of the logs of the agent and of its user endpoints."""
-        homes = {self._home} if os.geteuid() != 0 else set((self._run.folder / "home").glob("*"))
         files = [self.folder / "endpoint.log"]
-        for home in homes | {self._home}:
-            files += home.glob(".globus_compute/uep.*/endpoint.log")
-        ends = [f"--- {file}\n{_tail(file)}" for file in files if file.exists()]
+        if (self.folder / "endpoint.json").exists():
+            homes = self._run.folder / "home"
+            files += homes.glob(f"*/.globus_compute/uep.{self.id}.*/endpoint.log")
+        ends = [f"--- {file}\n{tail(file, lines=25)}" for file in files if file.exists()]
         return "\n".join([self.part.log, *ends])
-
-
-def _tail(file: Path, lines: int = 40) -> str:
-    return "\n".join(file.read_text(errors="replace").splitlines()[-lines:])

@@ -12,6 +12,7 @@ import requests
 from tests.globus.rabbitmq import RabbitMQ
 from tests.globus.run import Run
 from tests.testing.processes import HeldPort, Part
+from tests.vllm.processes import Deadline
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,10 @@ class Hosted:
         self.part.launch()
         self.part.wait_ready()
 
+    def stop(self) -> None:
+        """Stops it, as if it were down: RabbitMQ stays, and so does all that it knows."""
+        self.part.clear_away()
+
     def identity(self, username: str) -> Identity:
         """Makes the service know somebody new."""
         made = Identity(str(uuid.uuid4()), uuid.uuid4().hex, username)
@@ -84,6 +89,12 @@ class Hosted:
         """The tasks that were submitted, oldest first; those of one function, by its name or its UUID."""
         told: list[dict[str, Any]] = self._ask("GET", "tasks")
         return [task for task in told if function in (None, task["function"], task["function_name"])]
+
+    def until_over(self, *tasks: str, seconds: float = 60) -> None:
+        """Waits until tasks have results, good or bad."""
+        for _ in Deadline(seconds, f"tasks {tasks} are over"):
+            if all(task["completed"] for task in self.tasks() if task["id"] in tasks):
+                return
 
     def online(self, endpoint: str) -> bool:
         """Whether the heartbeats of an endpoint, or of a user endpoint, come."""

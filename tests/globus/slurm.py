@@ -70,7 +70,7 @@ class Slurm:
         for name in ("socket", "pid", "seed"):
             option = {"socket": "--socket", "pid": "--pid-file", "seed": "--seed-file"}[name]
             munge += [option, str(self._folder / f"munge.{name}")]
-        self._munge = run.part("munge", [*munge, "--log-file", str(self._folder / "munge.log")])
+        self._munge = run.part("munge", munge)
         self.controller: Part = run.part("slurmctld", ["/usr/sbin/slurmctld", "-D", "-f", configuration])
         self.node: Part = run.part("slurmd", ["/usr/sbin/slurmd", "-D", "-f", configuration])
 
@@ -136,4 +136,6 @@ class Slurm:
             partition=PARTITION,
         )
         (self._folder / "slurm.conf").write_text(text)
-        (self._folder / "gres.conf").write_text(f"AutoDetect=off\nName=gpu Count={GPUS}\n")
+        for number in range(GPUS):
+            (self._folder / f"gpu{number}").touch()
+        (self._folder / "gres.conf").write_text(f"AutoDetect=off\nName=gpu File={self._folder}/gpu[0-{GPUS - 1}]\n")
