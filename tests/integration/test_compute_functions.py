@@ -328,3 +328,144 @@ def test_no_worker_is_started_where_no_router_can_be_reached(site: Site, tmp_pat
     assert result["outcome"] == "router_unreachable"
     assert "127.0.0.1:9: Connection refused." in result["detail"]
     assert not out.exists()
+
+
+# Batches
+
+FRAGILE = """
+import http.server, json, os, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def log_message(self, *_): pass
+    def do_GET(self): self.answer(200, {})
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if "poison" in body["prompt"]:
+            os._exit(9)
+        self.answer(400 if body["prompt"] == "bad" else 200, {"id": "cmpl-" + body["prompt"], "model": body["model"]})
+    def answer(self, status, body):
+        text = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+"""A model server that dies of certain requests."""
+
+
+def batch_of(folder: Path, prompts: list[str], **fields: Any) -> dict[str, Any]:
+    lines = [
+        {"custom_id": f"r{number}", "method": "POST", "url": "/v1/completions", "body": {"prompt": prompt}}
+        for number, prompt in enumerate(prompts)
+    ]
+    (folder / "in.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    named = {"input_file": str(folder / "in.jsonl"), "output_folder": str(folder / "out"), "batch": "b"}
+    return {**named, "model": "tiny", "resume": True, **fields}
+
+
+def results(file: str) -> list[dict[str, Any]]:
+    path = Path(file)
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def progress(folder: Path) -> dict[str, Any]:
+    file = folder / "out" / "b.progress.json"
+    said: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return said
+
+
+def done_lines(folder: Path) -> int:
+    file = folder / "out" / "b.done.jsonl"
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+@pytest.fixture
+def slow_model(site: Site) -> None:
+    site.environ["WEFT_VLLM_COMMAND"] += " --inter-token-s 0.05 --max-tokens 4"
+
+
+def test_a_batch_in_openais_format_and_in_the_order_of_its_input(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "fragile.py").write_text(FRAGILE)
+    site.environ["WEFT_VLLM_COMMAND"] = f"{sys.executable} {tmp_path / 'fragile.py'} {{port}}"
+    prompts = [f"p{number}" for number in range(50)]
+    prompts[7] = "bad"
+    answer = site.run("batch", batch_of(tmp_path, prompts))
+    assert (answer["status"], answer["completed"], answer["failed"], answer["total"]) == ("completed", 49, 1, 50)
+    good = results(answer["output_file"])
+    assert [line["custom_id"] for line in good] == [f"r{number}" for number in range(50) if number != 7]
+    assert good[0]["response"] == {
+        "status_code": 200,
+        "request_id": "cmpl-p0",
+        "body": {"id": "cmpl-p0", "model": "tiny"},
+    }
+    assert good[0]["error"] is None
+    [bad] = results(answer["error_file"])
+    assert (bad["custom_id"], bad["response"]["status_code"]) == ("r7", 400)
+    assert progress(tmp_path)["model_loads"] == 1
+    assert not site.processes()
+
+    again = site.run("batch", batch_of(tmp_path, prompts))
+    assert (again["status"], again["completed"], again["detail"]) == ("completed", 49, "It was completed before.")
+
+
+@pytest.mark.usefixtures("slow_model")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_batch_that_is_killed_goes_on_where_it_was(site: Site, tmp_path: Path, number: signal.Signals) -> None:
+    request = batch_of(tmp_path, [f"p{number}" for number in range(60)], concurrency=4)
+    task = site.start("batch", request)
+    kept = until("some are done", lambda: done_lines(tmp_path) >= 8 and done_lines(tmp_path))
+    again = site.run("batch", request)
+    assert (again["status"], again["total"]) == ("running", 60), "it runs, and is left alone"
+    task.process.send_signal(number)
+    assert task.process.wait(SOON) == -number
+    before = {line["out"]["id"] for line in map(json.loads, (tmp_path / "out/b.done.jsonl").read_text().splitlines())}
+    assert kept <= len(before) < 60
+
+    answer = site.run("batch", request)
+    assert (answer["status"], answer["completed"], answer["failed"]) == ("completed", 60, 0)
+    good = results(answer["output_file"])
+    assert [line["custom_id"] for line in good] == [f"r{number}" for number in range(60)]
+    assert before < {line["id"] for line in good}, "what was done was not done again"
+    assert not site.processes()
+
+
+@pytest.mark.usefixtures("slow_model")
+def test_a_batch_is_cancelled_with_what_it_has(site: Site, tmp_path: Path) -> None:
+    request = batch_of(tmp_path, [f"p{number}" for number in range(200)], concurrency=4)
+    task = site.start("batch", request)
+    until("some are done", lambda: done_lines(tmp_path) >= 4)
+    assert site.run("batch", {**request, "cancel": True})["status"] == "cancelling"
+    answer = task.result()
+    assert answer["status"] == "cancelled"
+    assert 4 <= len(results(answer["output_file"])) == answer["completed"] < 200
+    assert not site.processes()
+
+
+@pytest.mark.usefixtures("slow_model")
+def test_a_batch_stops_before_its_job_does(site: Site, tmp_path: Path) -> None:
+    request = batch_of(tmp_path, [f"p{number}" for number in range(500)], concurrency=2)
+    answer = site.run("batch", {**request, "end_time": time.time() + 33, "drain_before_s": 30})
+    assert answer["status"] == "interrupted"
+    assert answer["failed"] == 0
+    assert done_lines(tmp_path) == answer["completed"] < 500
+
+
+def test_a_request_that_kills_vllm_is_found_and_the_others_are_answered(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "fragile.py").write_text(FRAGILE)
+    site.environ["WEFT_VLLM_COMMAND"] = f"{sys.executable} {tmp_path / 'fragile.py'} {{port}}"
+    prompts = [f"p{number}" for number in range(30)]
+    prompts[11] = "poison"
+    answer = site.run("batch", batch_of(tmp_path, prompts, concurrency=4))
+    assert (answer["status"], answer["completed"], answer["failed"]) == ("completed", 29, 1)
+    [bad] = results(answer["error_file"])
+    assert (bad["custom_id"], bad["error"]["code"]) == ("r11", "vllm_crashed")
+    assert progress(tmp_path)["model_loads"] == 3, "once more to find it, once more without it"
+
+
+def test_a_vllm_that_never_comes_up_is_tried_so_often_and_no_more(site: Site, tmp_path: Path) -> None:
+    site.environ["WEFT_VLLM_COMMAND"] = "sh -c 'echo no GPU >&2; exit 1' {port}"
+    answer = site.run("batch", batch_of(tmp_path, ["a"], vllm_restarts=1))
+    assert answer["status"] == "failed"
+    assert "vLLM ended 2 times by itself" in answer["detail"]
+    assert "no GPU" in answer["detail"]
