@@ -96,9 +96,9 @@ def check_versions(
             found = f"is {age:.0f} days old, and Globus Compute deletes it after {EXPIRY_DAYS} days without use"
             yield Check(part, found, register)
         else:
-            kept = "is there" if is_newest else "is there, kept for endpoints that allow only it"
             where = f", for {version.ha_endpoint_uuid}" if version.ha_endpoint_uuid else ""
-            yield Check(part, kept + where)
+            kept = "" if is_newest else ", kept for endpoints that allow only it"
+            yield Check(part, f"is there{where}{kept}")
 
 
 def check_uses(

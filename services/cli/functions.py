@@ -36,6 +36,7 @@ _File = Annotated[
 ]
 _NoRegistry = Annotated[bool, typer.Option("--no-registry", help="Use the file alone: no mesh need run.")]
 _Credentials = Annotated[str, typer.Option(help="A name in 'launcher.credentials' of the configuration.")]
+_Folder = Annotated[Path | None, typer.Option("--sources", help="A folder with sources in the place of Weft's own.")]
 _Days = Annotated[float, typer.Option(min=0, help="Days after which a high-assurance function is registered anew.")]
 _RENEW_AFTER = 60.0
 
@@ -56,11 +57,12 @@ def register(
     credentials: _Credentials = "",
     keep: Annotated[int, typer.Option(min=1, help="Versions of a function that are kept side by side.")] = 3,
     renew_after: _Days = _RENEW_AFTER,
+    folder: _Folder = None,
     force: Annotated[bool, typer.Option("--force", help="Register even what has not changed.")] = False,
 ) -> None:
     """Register what has changed, and keep its UUIDs in the registry and in a file."""
     config = load()
-    sources = _sources(names)
+    sources = _sources(names, folder)
     book = _book(config, file, no_registry)
     with told():
         control = open_control(config, credentials)
@@ -130,13 +132,14 @@ def verify(
     no_registry: _NoRegistry = False,
     credentials: _Credentials = "",
     renew_after: _Days = _RENEW_AFTER,
+    folder: _Folder = None,
 ) -> None:
     """Check that Globus Compute has what is registered, and that endpoints allow it; exits with 1 if not."""
     config = load()
     book = _book(config, file, no_registry)
     with told():
         control = open_control(config, credentials)
-    sources = _sources(names)
+    sources = _sources(names, folder)
     checks: list[Check] = []
     for source in sources:
         states = [_registered(control, source, version) for version in book.versions.get(source.name, ())]
@@ -151,12 +154,12 @@ def verify(
         raise typer.Exit(1)
 
 
-def _sources(names: list[str] | None) -> list[Source]:
+def _sources(names: list[str] | None, folder: Path | None) -> list[Source]:
     wanted = [f"functions/{name.removeprefix('functions/')}" for name in names or MODULES]
     if unknown := [name for name in wanted if name not in MODULES]:
         known = ", ".join(name.removeprefix("functions/") for name in MODULES)
         raise typer.BadParameter(f"there is no function '{unknown[0].removeprefix('functions/')}'; there are {known}")
-    return [read_source(name) for name in wanted]
+    return [read_source(name, folder) for name in wanted]
 
 
 def _book(config: Config, file: Path | None, no_registry: bool) -> FunctionBook:

@@ -48,4 +48,4 @@ def read_source(name: str, folder: Traversable | None = None) -> Source:
     """The source of one of `MODULES`. Raises KeyError for another name, and OSError if its file is not there."""
     module = MODULES[name]
     place = folder if folder is not None else resources.files("compute_functions")
-    return Source(name, module, (place / f"{module}.py").read_text())
+    return Source(name, module, (place / f"{module}.py").read_text(encoding="utf-8"))

@@ -37,7 +37,8 @@ from services.registry.tables import (
 )
 from services.runtime.database import explained, upgrade
 
-_MIGRATIONS: Final = Path(__file__).parent / "migrations"
+MIGRATIONS: Final = Path(__file__).parent / "migrations"
+"""Where alembic finds the steps of the schema."""
 _AWAY: Final = "The registry's database does not answer; try again shortly."
 
 
@@ -65,7 +66,7 @@ class Store:
         """Connects, and migrates the schema if need be. Raises REGISTRY_UNAVAILABLE if the database does not answer."""
         with explained(Reason.REGISTRY_UNAVAILABLE, _AWAY):
             async with self._engine.begin() as connection:
-                await connection.run_sync(upgrade, _MIGRATIONS, metadata, head=HEAD, table=VERSION_TABLE)
+                await connection.run_sync(upgrade, MIGRATIONS, metadata, head=HEAD, table=VERSION_TABLE)
         self._started = True
 
     async def close(self) -> None:

@@ -16,10 +16,10 @@ from services.registry import edits
 from services.registry.config import Seed, SeedEndpoint
 from services.registry.seed import plant
 from services.registry.servicer import RegistryServicer
-from services.registry.store import Store
+from services.registry.store import MIGRATIONS, Store
 from services.registry.tables import HEAD, VERSION_TABLE, metadata
 from services.registry.watch import BACKLOG, Hub
-from services.runtime.database import open_database
+from services.runtime.database import open_database, upgrade
 
 LOCAL = resources_pb2.Cluster(name="clusters/local")
 SIM = resources_pb2.Endpoint(name="clusters/local/endpoints/sim", session=resources_pb2.SessionBackend())
@@ -106,6 +106,21 @@ async def test_schema_is_what_the_tables_say(store: Store, open_store: Callable[
     }
     again: Store = await open_store()
     assert await again.revision() == await store.revision()
+
+
+async def test_an_older_schema_is_migrated_and_keeps_what_it_has(url: str, tmp_path: Path) -> None:
+    engine = open_database(url, tmp_path / "registry.db", setting="registry.database")
+    row = {"name": LOCAL.name, "content": LOCAL.SerializeToString()}
+    async with engine.begin() as connection:
+        await connection.run_sync(upgrade, MIGRATIONS, metadata, head="0001", table=VERSION_TABLE)
+        await connection.execute(sa.insert(metadata.tables["clusters"]).values(row))
+    store = Store(engine)
+    try:
+        await store.start()
+        await edit(store, edits.create, FUNCTION)
+        assert list((await store.snapshot()).contents) == [LOCAL.name, FUNCTION.name]
+    finally:
+        await store.close()
 
 
 async def test_create_get_and_exists(store: Store) -> None:
