@@ -6,26 +6,12 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from services.globus.errors import GlobusError
+from services.launcher.tasks import TaskRunner
 
 _REMEMBERED: Final = 30.0
-
-
-class Status(Protocol):
-    """As the service tells it."""
-
-    @property
-    def online(self) -> bool:
-        """Whether the endpoint's agent is connected."""
-
-
-class StatusSource(Protocol):
-    """Whoever can ask for it."""
-
-    async def endpoint_status(self, credentials: str, endpoint_uuid: str) -> Status:
-        """Raises `GlobusError`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +25,7 @@ class Health:
 class Statuses:
     """The health of endpoints, each asked for at most twice a minute."""
 
-    def __init__(self, source: StatusSource, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, source: TaskRunner, clock: Callable[[], float] = time.monotonic) -> None:
         self._source = source
         self._clock = clock
         self._known: dict[tuple[str, str], tuple[float, asyncio.Future[Health]]] = {}

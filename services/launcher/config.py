@@ -59,6 +59,9 @@ class LauncherConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How often a queue is asked while a start waits there."""
     task_poll_s: float = 5.0
     """How often the node of a start whose calls travel as tasks is asked whether its vLLM answers."""
+    task_slots: int = 8
+    """How many calls of one worker run as tasks at once: the slots that its endpoint's template has beside the one that
+    holds the worker."""
     lease_life_s: float = 10.0
     """A launcher that has not been heard of for so long is taken for dead by the others on its database."""
     tick_s: float = 1.0

@@ -16,6 +16,10 @@ from weft.launcher.v1 import launcher_pb2_grpc
 from services.core.catalogue import Catalogue
 from services.core.errors import Reason, ServiceError
 from services.launcher.board import Board
+from services.launcher.bridge import Bridge
+from services.launcher.bridge_calls import TaskSlots
+from services.launcher.bridge_status import Statuses
+from services.launcher.bridge_worker import BridgeParts
 from services.launcher.carrier import Carrier
 from services.launcher.config import LauncherConfig
 from services.launcher.credentials import open_globus
@@ -27,7 +31,6 @@ from services.launcher.requests import Requests
 from services.launcher.routers import Routers
 from services.launcher.servicer import ACCESS, SERVICE, LauncherServicer
 from services.launcher.store import Store
-from services.launcher.task_workers import NoTaskWorkers
 from services.launcher.tasks import TaskRunner
 from services.rpc.authenticator import CachedAuthenticator
 from services.rpc.boundary import Boundary
@@ -62,7 +65,12 @@ async def serve(
     functions = Functions(tasks)
     queues = Queues(tasks, functions, age=config.queue_age_s)
     board = Board()
-    registry = CatalogueWatcher(config.registry_address, service_key, file=process.home / "launcher" / "catalogue.bin")
+    registry = CatalogueWatcher(
+        config.registry_address,
+        service_key,
+        changed=lambda catalogue: bridge.see(catalogue),
+        file=process.home / "launcher" / "catalogue.bin",
+    )
 
     def catalogue() -> Catalogue:
         return registry.current or Catalogue()
@@ -72,10 +80,22 @@ async def serve(
         principals = CachedAuthenticator(auth, service_key)
         enrolment = Enrolment(auth, service_key)
         requests = Requests(catalogue, functions, enrolment, config)
-        task_workers = NoTaskWorkers()
+        bridge = Bridge(
+            BridgeParts(
+                tasks=tasks,
+                functions=functions,
+                statuses=Statuses(tasks),
+                enrolment=enrolment,
+                catalogue=catalogue,
+                routers=config.router_addresses,
+                lifetime=config.queue_time_s,
+                grace=process.grace,
+                slots=TaskSlots(tasks=config.task_slots, waiting=2 * config.task_slots),
+            )
+        )
 
         def carrier(happened: Callable[[], None]) -> Carrier:
-            return Carrier(tasks, requests, enrolment, routers, queues, task_workers, config, happened=happened)
+            return Carrier(tasks, requests, enrolment, routers, queues, bridge, config, happened=happened)
 
         keeper = Keeper(store, lambda: registry.current, routers, queues, board, config, carrier)
         servicer = LauncherServicer(store, board, queues, lambda: registry.current, keeper.wake)
@@ -110,7 +130,7 @@ async def serve(
             await asyncio.gather(working, stopping, return_exceptions=True)
             await keeper.close()
             await server.stop(process.grace)
-            await task_workers.close()
+            await bridge.close()
             await queues.close()
             await tasks.close()
             await registry.close()

@@ -29,6 +29,14 @@ class TaskState(Protocol):
         """Why there is no result."""
 
 
+class EndpointStatus(Protocol):
+    """How an endpoint is, as the service tells it."""
+
+    @property
+    def online(self) -> bool:
+        """Whether its agent is connected."""
+
+
 class TaskRunner(Protocol):
     """Runs functions at Globus Compute endpoints. Everything raises `GlobusError`."""
 
@@ -47,6 +55,9 @@ class TaskRunner(Protocol):
 
     async def allowed_functions(self, credentials: str, endpoint_uuid: str) -> frozenset[str] | None:
         """The functions that an endpoint allows; None if it allows all."""
+
+    async def endpoint_status(self, credentials: str, endpoint_uuid: str) -> EndpointStatus:
+        """How an endpoint is."""
 
     async def task_state(self, credentials: str, task_id: str) -> TaskState:
         """How a task is that was submitted by whomever."""

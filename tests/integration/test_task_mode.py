@@ -145,7 +145,7 @@ async def world(start_mesh, tmp_path: Path) -> AsyncIterator[World]:
             catalogue=lambda: registry.current,  # type: ignore[arg-type,return-value]
             routers=(mesh.address("router"),),
             lifetime=3600,
-            grace=5,
+            grace=2,
             slots=TaskSlots(tasks=2, waiting=2),
         )
         made.append(Bridge(parts))
