@@ -1,8 +1,8 @@
 """Leaves nothing behind: `python janitor.py RUN FOLDER`, started before everything else by a run of the tests.
 
 It waits for the end of its standard input, which comes with the end of the run however that ends. Then it kills every
-process that carries the run's mark in its environment, and Slurm's keepers of its jobs, removes the users that were made for the run, and the folder.
-It needs nothing but Python's own library.
+process that carries the run's mark in its environment, and Slurm's keepers of its jobs, removes the users that were
+made for the run, and the folder. It needs nothing but Python's own library.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def processes(run: str, folder: str) -> list[int]:
 
 
 def _job_step(process: Path, folder: str) -> bool:
-    """Whether it is Slurm's keeper of a job of the run. Its title hides its environment; the job's output it has open."""
+    """Whether it is Slurm's keeper of a job of the run: its title hides its environment, the job's output is open."""
     if (process / "comm").read_text().strip() != "slurmstepd":
         return False
     return any(os.readlink(file).startswith(f"{folder}/") for file in (process / "fd").iterdir())
@@ -52,7 +52,7 @@ def kill_all(run: str, folder: str, seconds: float = 10.0) -> None:
 def remove_users(run: str) -> None:
     """Removes the users whose names end with the run's."""
     for user in [each.pw_name for each in pwd.getpwall() if each.pw_name.endswith(f"-{run}")]:
-        subprocess.run(["userdel", user], check=False, capture_output=True)
+        subprocess.run(["userdel", "--force", user], check=False, capture_output=True)
 
 
 def main(run: str, folder: str) -> None:
