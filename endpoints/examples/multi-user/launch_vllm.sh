@@ -181,20 +181,22 @@ end_tree() { # SIGTERM for $1; SIGKILL for it and all below it after $2 seconds
 
 server='' ray_pids=()
 
-clean_up() { # everything that this script started; Ray's workers notice the end of their head, and of their step
-  trap '' TERM INT HUP
-  [ -n "$server" ] && end_tree "$server" "$stop_timeout"
-  server=''
-  local pid
-  for pid in "${ray_pids[@]}"; do end_tree "$pid" 10; done
-  ray_pids=()
+end_strays() { # what a server that died by itself left in this script's process group: an engine holds its GPU
+  [ "$(ps -o pgid= -p $$ | tr -d ' ')" = $$ ] || return # somebody else's group
+  local kept
+  kept=" $$ ${ray_pids[*]} $(for pid in "${ray_pids[@]}"; do descendants "$pid"; done | tr '\n' ' ') "
+  ps -A -o pid=,pgid= | awk -v group=$$ -v kept="$kept" '$2 == group && !index(kept, " " $1 " ") {print $1}' |
+    xargs -r kill -KILL 2>/dev/null
 }
 
 # shellcheck disable=SC2317 # a trap calls it
-on_signal() {
-  say "told to stop"
-  clean_up
-  exit 143
+clean_up() { # everything that this script started; Ray's workers notice the end of their head, and of their step
+  trap '' TERM INT HUP
+  [ -n "$server" ] && end_tree "$server" "$stop_timeout"
+  local pid
+  for pid in "${ray_pids[@]}"; do end_tree "$pid" 10; done
+  ray_pids=()
+  end_strays
 }
 
 reach_words() { # into `words`: what runs a command on the node $1
@@ -243,11 +245,10 @@ wait_for_nodes() {
     joined=$(ray status 2>/dev/null | awk '/^Active:/ {on = 1; next} /^Pending:/ {on = 0} on && /node_/ {n += $1} END {print n + 0}')
     [ "$joined" -ge "$nodes" ] && { say "$joined nodes have joined Ray"; return; }
     for pid in "${ray_pids[@]}"; do
-      alive "$pid" || { clean_up; die 70 "Ray ended on one of the nodes; see its log${log_dir:+ in $log_dir}"; }
+      alive "$pid" || die 70 "Ray ended on one of the nodes; see its log${log_dir:+ in $log_dir}"
     done
     sleep 1
   done
-  clean_up
   die 70 "only $joined of $nodes nodes joined Ray within $ray_timeout s"
 }
 
@@ -258,9 +259,7 @@ join_ray() { # on another node: until the head is gone
   ray start --address "$join" --node-ip-address "$own" ${gpus:+--num-gpus "$gpus"} --block &
   ray_pids+=($!)
   wait "${ray_pids[0]}"
-  local status=$?
-  clean_up
-  exit "$status"
+  exit
 }
 
 log_file() { # where the output of $1 goes
@@ -303,8 +302,8 @@ serve_once() { # 0: it was healthy, and ended with `status`; 1: it never was
       wait "$server"
       status=$?
       say "vLLM ended with status $status before it was healthy"
-      end_tree "$server" 0
       server=''
+      end_strays
       return 1
     fi
     if [ "$SECONDS" -ge "$deadline" ]; then
@@ -318,13 +317,14 @@ serve_once() { # 0: it was healthy, and ended with `status`; 1: it never was
   say "vLLM is healthy on port $port"
   wait "$server"
   status=$?
+  server=''
   say "vLLM ended with status $status"
-  return 0
 }
 
 main() {
   parse "$@"
-  trap on_signal TERM INT HUP
+  trap clean_up EXIT
+  trap 'say "told to stop"; exit 143' TERM INT HUP
   set_environment
   [ -n "$join" ] && join_ray
   [ -n "$log_dir" ] && { mkdir -p "$log_dir" || die 2 "cannot make the folder $log_dir"; }
@@ -332,12 +332,8 @@ main() {
   local attempt status=0
   for ((attempt = 1; attempt <= attempts; attempt++)); do
     say "attempt $attempt of $attempts"
-    if serve_once; then
-      clean_up
-      exit "$status"
-    fi
+    serve_once && exit "$status"
   done
-  clean_up
   die 69 "vLLM did not become healthy in $attempts attempts; its log${log_dir:+ in $log_dir} says why"
 }
 
