@@ -21,7 +21,6 @@ from tests.integration.conftest import Measured
 from tests.testing.calls import WHOLE, Call
 from tests.testing.launcher import FakeLauncher
 from tests.testing.mesh import Mesh, StartMesh
-from tests.testing.processes import SOON
 
 ENDPOINT = "clusters/local/endpoints/cold"
 MODEL = "sim-model"
@@ -187,7 +186,7 @@ async def test_what_goes_wrong_after_a_heartbeat_raises_in_the_clients(
             anthropic.AsyncAnthropic(base_url=mesh.url, api_key=mesh.key, max_retries=0) as claude,
         ):
             stream, events = await asyncio.gather(
-                client.chat.completions.create(model=MODEL, messages=ASKED, stream=True, temperature=-1),
+                client.chat.completions.create(model=MODEL, messages=ASKED, stream=True, max_tokens=1_000_000),
                 claude.messages.create(model=MODEL, messages=ASKED, max_tokens=4, stream=True),
             )
             if served == "refused":
@@ -196,8 +195,8 @@ async def test_what_goes_wrong_after_a_heartbeat_raises_in_the_clients(
                 _ = [chunk async for chunk in stream]
             with pytest.raises(anthropic.APIStatusError) as raised:
                 _ = [event async for event in events]
-        # The simulator refuses the temperature, and has no messages.
-        assert ("temperature" if served == "refused" else QUEUED) in str(caught.value)
+        # The simulator refuses so long an answer, and has no messages.
+        assert ("max_model_len" if served == "refused" else QUEUED) in str(caught.value)
         assert ("Not Found" if served == "refused" else QUEUED) in str(raised.value)
 
 
