@@ -9,36 +9,35 @@ from pathlib import Path
 from typing import Final
 
 _TAIL_BYTES: Final = 16 * 1024
-_LONGEST: Final = 200
+_LONGEST: Final = 300
 _LOOK_EVERY: Final = 1.0
 
 _ANSI: Final = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _PREFIX: Final = re.compile(
-    r"^(?:\((?:EngineCore|APIServer|Worker|RayWorkerWrapper|ApiServer)[^)]*\)\s*)*"
+    r"^(?:\([A-Za-z][\w -]* pid=\d+[^)]*\)\s*)*"
     r"(?:(?:DEBUG|INFO|WARNING|ERROR|CRITICAL)\s+\d\d-\d\d \d\d:\d\d:\d\d\s+(?:\[[^\]]*\]\s*)?)?"
 )
 _SECRET: Final = re.compile(
     r"(?i)api.?key|token=|secret|password|bearer|credential|non-default args|Namespace\(|hf_\w{8}"
 )
-_ERROR: Final = re.compile(r"^(?:[\w.]*(?:Error|Exception|Interrupt)\b|usage:|.*\berror:)")
-_FATAL_BANNER: Final = re.compile(r"Engine (?:core|process)|See root cause above|EngineCore failed")
+_ERROR: Final = re.compile(r"^(?:[\w.]*(?:Error|Exception|Interrupt)\b(?=:|$)|.*\berror: )")
+_BANNER: Final = re.compile("[\u2580-\u259f]")
+_CONSEQUENCE: Final = re.compile(r"See root cause above")
 
 _STAGES: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     (re.compile(r"checkpoint shards:.*?\b(\d+)/(\d+)"), "loading weights, {0} of {1} shards"),
     (re.compile(r"[Cc]apturing CUDA graph.*?\b(\d+)/(\d+)"), "capturing graphs, {0} of {1}"),
     (re.compile(r"[Cc]apturing (?:CUDA )?graph|Capturing the model"), "capturing graphs"),
-    (re.compile(r"Graph capturing finished|init engine .* took|Initializ(?:ing|ed) .*finished"), "nearly ready"),
-    (re.compile(r"Application startup complete|Starting vLLM API server|Waiting for application startup"),
-     "starting its API server"),
+    (re.compile(r"Starting vLLM (?:API )?server on|Available routes are|Application startup"), "starting its server"),
+    (re.compile(r"Graph capturing finished|init engine .* took"), "its engine is ready"),
     (re.compile(r"[CG]PU KV cache size|# [CG]PU blocks|Maximum concurrency"), "setting up its cache"),
-    (re.compile(r"torch\.compile|Dynamo bytecode|[Cc]ompiling a graph|Inductor"), "compiling the model"),
-    (re.compile(r"Loading weights took|Model loading took|Loading model weights took"), "weights are loaded"),
-    (re.compile(r"Starting to load model|Loading model from|Loading safetensors|Using model weights format"),
-     "loading weights"),
+    (re.compile(r"torch\.compile takes|Dynamo bytecode|[Cc]ompiling a graph"), "compiling the model"),
+    (re.compile(r"Loading (?:model )?weights took|Model loading took"), "weights are loaded"),
+    (re.compile(r"Starting to load model|Loading model from|Loading safetensors"), "loading weights"),
     (re.compile(r"[Dd]ownloading"), "downloading the model"),
     (re.compile(r"Initializing a V\d LLM engine|Initializing an LLM engine"), "starting its engine"),
     (re.compile(r"[Ww]aiting for .*(?:Ray|placement group|node)"), "waiting for its nodes"),
-    (re.compile(r"vLLM API server version"), "starting"),
+    (re.compile(r"vLLM API server version|non-default args"), "reading its settings"),
 )  # fmt: skip
 """The newest line of the log that fits a pattern tells the stage. For one line, the first pattern counts."""
 
@@ -49,7 +48,8 @@ def progress(lines: Sequence[str]) -> str:
     for line in reversed(lines):
         text = _bare(line)
         for pattern, sentence in _STAGES:
-            if (match := pattern.search(text)) is not None:
+            # A line that shows all settings at once has a word of everything further back.
+            if (match := pattern.search(text[:_LONGEST])) is not None:
                 return f"vLLM is starting: {sentence.format(*match.groups())}"
         said = said or _harmless(text)
     return f"vLLM says: {said}" if said else ""
@@ -58,7 +58,7 @@ def progress(lines: Sequence[str]) -> str:
 def failure(lines: Sequence[str]) -> str:
     """What a vLLM that has ended said last of what went wrong; empty if nothing."""
     bare = [_bare(line) for line in lines]
-    errors = [text for text in bare if _ERROR.search(text) and not _FATAL_BANNER.search(text)]
+    errors = [text for text in bare if _ERROR.search(text) and not _CONSEQUENCE.search(text)]
     # The first error is the cause; those behind it, in other processes, are its consequences.
     for text in (*errors, *reversed(bare)):
         if said := _harmless(text):
@@ -110,7 +110,7 @@ def _bare(line: str) -> str:
 
 
 def _harmless(text: str) -> str:
-    """A line as it may be shown: bounded, printable, and none that may hold a key."""
-    if _SECRET.search(text) or not any(letter.isalpha() for letter in text):
+    """A line as it may be shown: bounded, printable, none of vLLM's banner, and none that may hold a key."""
+    if _SECRET.search(text) or _BANNER.search(text) or not any(letter.isalpha() for letter in text):
         return ""
     return "".join(letter if letter.isprintable() else " " for letter in text)[:_LONGEST]
