@@ -50,11 +50,10 @@ def error_event(operation: str, status: int, body: bytes, room: int) -> bytes | 
     name = b"event: error\n" if anthropic or operation == "/v1/responses" else b""
     value = _decoded(body)
     raises = isinstance(value, dict) and bool(value.get("error")) and (not name or value.get("type") == "error")
-    if not raises:
-        body = _wrapped(operation, status, _message(value, body))
-    event = _event(name, body)
+    message = _message(value, body)
+    event = _event(name, body if raises else _wrapped(operation, status, message))
     if len(event) > room:
-        event = _event(name, _wrapped(operation, status, _message(value, body)[: max(0, room // 8)]))
+        event = _event(name, _wrapped(operation, status, message[: room // 8]))
     return event if len(event) <= room else None
 
 
@@ -88,7 +87,7 @@ def _wrapped(operation: str, status: int, message: str) -> bytes:
         return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": message}})
     error = {"message": message, "type": kind, "param": None, "code": status}
     if operation == "/v1/responses":
-        return msgspec.json.encode({"type": "error", **error, "code": str(status), "error": error})
+        return msgspec.json.encode({**error, "type": "error", "code": str(status), "error": error})
     return msgspec.json.encode({"error": error})
 
 
