@@ -135,7 +135,7 @@ class Tasks:
             raise _closing()
         self._flights.add(flight)
         self._fly(flight)
-        return await asyncio.shield(flight.answer)
+        return await flight.answer  # Not the SDK's future, which leaving would cancel.
 
     async def allowed_functions(self, credentials: str, endpoint_uuid: str) -> frozenset[str] | None:
         """The functions that an endpoint allows; None if it allows all. Raises `GlobusError`."""

@@ -114,13 +114,12 @@ async def test_who_leaves_before_his_task_is_submitted_has_none(world: World) ->
     third, _ = world.open()
     await turns()
     third.cancel()
+    _, fourth = world.open(b"fourth")
+    await turns()
+    assert fourth.items == [], "it has the place of the third"
     world.tasks[0].result.set_result(OK)
     await turns()
-    assert len(world.tasks) == 2
-    _, fourth = world.open()
-    await turns()
-    assert fourth.items == []
-    assert len(world.tasks) == 3
+    assert [task.request.body for task in world.tasks] == [b"{}", b"{}", b"fourth"]
 
 
 async def test_an_answer_goes_out_as_fast_as_it_is_granted(world: World) -> None:
