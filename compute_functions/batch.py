@@ -47,6 +47,14 @@ URLS = frozenset(
     )
 )
 
+SECRETS = (
+    r"((?:api[_-]?key|token|secret|password|authorization)[\"']?\s*[=:]\s*[\"']?(?:bearer\s+)?)[^\s\"',;&]{6,}",
+    r"((?:--[\w-]*(?:key|token|secret|password)|\bbearer)\s+)[^\s\"',;&]{6,}",
+    r"(\b)(?:hf_|sk-|weft_)[A-Za-z0-9_-]{8,}",
+    r"(\w+://)[^\s/@:]+:[^\s/@]+(?=@)",
+)
+"""What looks like a credential in a log, after what stays."""
+
 KEEPER = r"""
 import ctypes, os, select, signal, subprocess, sys, time
 grace, command = float(sys.argv[1]), sys.argv[2:]
@@ -66,10 +74,11 @@ def tie():
         libc.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, for the case that the keeper itself is killed
 
 try:
-    leader = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=tie).pid
+    # The object is kept: it would take the exit code with it.
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=tie)
 except OSError as why:
     sys.exit("Cannot run %s: %s." % (command[0], why.strerror))
-code = None
+leader, code = process.pid, None
 
 def reap():
     global code
@@ -81,7 +90,7 @@ def reap():
             if pid == leader:
                 code = os.waitstatus_to_exitcode(status)
     except ChildProcessError:
-        pass
+        code = 1 if code is None else code
 
 def wait(seconds, inputs):
     until = None if seconds is None else time.monotonic() + seconds
@@ -113,15 +122,15 @@ def descendants():
             return found - {os.getpid()}
         found |= more
 
-def kill(pid, group=False):
+def kill(pid, number=signal.SIGKILL, group=False):
     try:
-        (os.killpg if group else os.kill)(pid, signal.SIGKILL)
+        (os.killpg if group else os.kill)(pid, number)
     except (ProcessLookupError, PermissionError):
         pass
 
 wait(None, [0])
 if code is None:
-    os.kill(leader, signal.SIGTERM)
+    kill(leader, signal.SIGTERM)
     wait(grace, [])
 kill(leader, group=True)
 until = time.monotonic() + 10
@@ -709,10 +718,20 @@ def write_whole(file: Path, lines: Any) -> None:
     partial.replace(file)
 
 
+def redacted(text: str, secrets: list[str]) -> str:
+    """The text without credentials: those that we know, and what looks like one."""
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "[redacted]")
+    for pattern in SECRETS:
+        text = re.sub(pattern, r"\1[redacted]", text, flags=re.IGNORECASE)
+    return text
+
+
 def _last_words(log: Path) -> str:
     with contextlib.suppress(OSError), log.open("rb") as opened:
         opened.seek(max(0, log.stat().st_size - 4096))
-        return opened.read().decode(errors="replace")[-1000:]
+        return redacted(opened.read().decode(errors="replace")[-1000:], [])
     return ""
 
 

@@ -73,10 +73,11 @@ def tie():
         libc.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, for the case that the keeper itself is killed
 
 try:
-    leader = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=tie).pid
+    # The object is kept: it would take the exit code with it.
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=tie)
 except OSError as why:
     sys.exit("Cannot run %s: %s." % (command[0], why.strerror))
-code = None
+leader, code = process.pid, None
 
 def reap():
     global code
@@ -88,7 +89,7 @@ def reap():
             if pid == leader:
                 code = os.waitstatus_to_exitcode(status)
     except ChildProcessError:
-        pass
+        code = 1 if code is None else code
 
 def wait(seconds, inputs):
     until = None if seconds is None else time.monotonic() + seconds
@@ -120,15 +121,15 @@ def descendants():
             return found - {os.getpid()}
         found |= more
 
-def kill(pid, group=False):
+def kill(pid, number=signal.SIGKILL, group=False):
     try:
-        (os.killpg if group else os.kill)(pid, signal.SIGKILL)
+        (os.killpg if group else os.kill)(pid, number)
     except (ProcessLookupError, PermissionError):
         pass
 
 wait(None, [0])
 if code is None:
-    os.kill(leader, signal.SIGTERM)
+    kill(leader, signal.SIGTERM)
     wait(grace, [])
 kill(leader, group=True)
 until = time.monotonic() + 10
