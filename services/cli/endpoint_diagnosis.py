@@ -24,7 +24,7 @@ _OTHER_PYTHON: Final = re.compile(
 )
 _SERIALIZER: Final = re.compile(r"Allowed serializers: ")
 _SCHEDULER: Final = re.compile(
-    r"ScalingFailed|ScaleOutFailed|SubmitException|\b(?:sbatch|qsub): |[Ii]nvalid (?:account|partition|qos)"
+    r"ScalingFailed|ScaleOutFailed|SubmitException|Cannot launch job|\b(?:sbatch|qsub): |[Ii]nvalid (?:account|qos)"
 )
 _PYTHON_REMEDY: Final = (
     "have the endpoint's worker_init activate an environment with the Python and the globus-compute-endpoint that the"

@@ -51,14 +51,18 @@ class GlobusError(Exception):
         self.sentence = sentence
         self.remedy = REMEDIES[kind] if remedy is None else remedy
         self.remote = remote
-        super().__init__(f"{sentence} {self.remedy}")
+        super().__init__(f"{sentence} {self.remedy}".strip())
 
 
 _REMOTE: Final = (
     (Kind.FUNCTION_NOT_ALLOWED, re.compile(r"[Ff]unction \S+ not permitted")),
     (Kind.TOO_LARGE, re.compile(r"MaxResultSizeExceeded|exceeded current limit")),
-    (Kind.SCHEDULER_REJECTED, re.compile(r"ScaleOutFailed|SubmitException|ScalingFailed|\b(?:sbatch|qsub): ")),
+    (
+        Kind.SCHEDULER_REJECTED,
+        re.compile(r"ScaleOutFailed|SubmitException|ScalingFailed|Cannot launch job|\b(?:sbatch|qsub): "),
+    ),
 )
+_SCHEDULER_SAYS: Final = re.compile(r"\b(?:sbatch|qsub): .*")
 _BY_CODE: Final = {
     "ENDPOINT_NOT_FOUND": Kind.UNKNOWN_ENDPOINT,
     "FUNCTION_NOT_FOUND": Kind.UNKNOWN_FUNCTION,
@@ -90,7 +94,8 @@ def _remote(text: str) -> GlobusError:
     """A task that failed, by the text that came back."""
     for kind, pattern in _REMOTE:
         if pattern.search(text):
-            return GlobusError(kind, f"The endpoint answers: {_last_line(text)}.", remote=text)
+            said = dict.fromkeys(_SCHEDULER_SAYS.findall(text)) if kind is Kind.SCHEDULER_REJECTED else ()
+            return GlobusError(kind, f"The endpoint answers: {'; '.join(said) or _last_line(text)}.", remote=text)
     return GlobusError(Kind.TASK_FAILED, f"The task failed: {_last_line(text)}.", remote=text)
 
 
@@ -108,7 +113,7 @@ def _said(error: globus_sdk.GlobusAPIError) -> str:
 
 
 def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if re.search(r"\w", line)]  # the agent draws lines of dashes
     return _short(lines[-1] if lines else "it says nothing")
 
 

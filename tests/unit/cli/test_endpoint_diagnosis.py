@@ -40,10 +40,28 @@ WORKER_LOST = (
     "Traceback (most recent call last):\n"
     "parsl.executors.high_throughput.errors.WorkerLost: Task failure due to loss of worker 0 on host gpu7\n"
 )
-REJECTED = (
-    "parsl.jobs.errors.SubmitException: Cannot launch job: sbatch: error: Batch job submission failed:"
-    " Invalid account or account/partition combination specified\n"
-)
+REJECTED = """\
+++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++
+Traceback (most recent call last):
+  File "/usr/lib/python3.11/concurrent/futures/_base.py", line 401, in __get_result
+    raise self._exception
+parsl.executors.errors.BadStateException: Executor GlobusComputeEngine-HighThroughputExecutor failed due to: Error 1:
+	Failed to start block 0: Cannot launch job \
+parsl.GlobusComputeEngine-HighThroughputExecutor.block-0.1795258623.470467: \
+Could not read job ID from submit command standard output; recode=1, stdout=, stderr=sbatch: error: invalid partition \
+specified: no-such-partition
+sbatch: error: Batch job submission failed: Invalid partition name specified
+
+Error 2:
+	Failed to start block 1: Cannot launch job \
+parsl.GlobusComputeEngine-HighThroughputExecutor.block-1.1795258623.490091: \
+Could not read job ID from submit command standard output; recode=1, stdout=, stderr=sbatch: error: invalid partition \
+specified: no-such-partition
+sbatch: error: Batch job submission failed: Invalid partition name specified
+
+
+--------------------------------------------------------------------"""
+"""What came back from a real Slurm through a real agent."""
 
 
 def answered(**changes: Any) -> Facts:
@@ -136,7 +154,13 @@ def test_an_endpoint_that_is_well() -> None:
             "cannot reach r:7000: connection refused",
             "--call-mode task",
         ),
-        (failed(REJECTED), "scheduler", "Invalid account", "Correct the account, the queue"),
+        (
+            failed(REJECTED),
+            "scheduler",
+            "The endpoint answers: sbatch: error: invalid partition specified: no-such-partition; sbatch: error: Batch"
+            " job submission failed: Invalid partition name specified.",
+            "Correct the account, the queue",
+        ),
         (
             replace(WELL, failed_start=FailedStart("starts/s", "qsub: would exceed queue's limit")),
             "scheduler",
