@@ -14,7 +14,7 @@ from typer.main import get_command
 COMMANDS = {
     "up": "Start the whole mesh on this machine, and stay until Ctrl-C.",
     "demo": "Start a mesh, ask it one question, show the answer and the status, and stop.",
-    "serve": "Run one service: auth, registry, router or facade.",
+    "serve": "Run one service: auth, registry, router, facade or launcher.",
     "worker": "Attach a vLLM to routers.",
     "sim": "Run a simulated vLLM.",
     "status": "Show endpoints, workers, models and load.",
@@ -24,6 +24,7 @@ COMMANDS = {
     "clusters": "Manage clusters.",
     "routes": "Manage routes.",
     "functions": "Register Weft's functions with Globus Compute.",
+    "starts": "List and stop the starts of workers.",
     "config": "Show or check the configuration.",
     "doctor": "Check each part in order, and say what to do.",
 }

@@ -1,4 +1,4 @@
-"""`weft status`: endpoints, workers, models and load."""
+"""`weft status`: endpoints, workers and those on their way, models and load."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from services.cli.overview import EndpointRow, Overview, WorkerRow, look
+from services.cli.overview import EndpointRow, Overview, StartRow, WorkerRow, look
 from services.cli.settings import load
 from services.runtime.config import Config
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
-_STYLES = {"ready": "green", "starting": "yellow", "unhealthy": "red", "draining": "yellow", "active": "green"}
+_STYLES = {
+    "ready": "green",
+    "active": "green",
+    "unhealthy": "red",
+    "failed": "red",
+    **dict.fromkeys(("pending", "queued", "starting", "draining"), "yellow"),
+}
 _NUMBERS = ("Running", "Waiting", "Cache", "Open", "Ended", "Tokens in", "out")
 
 
@@ -67,11 +73,33 @@ def render(overview: Overview) -> RenderableType:
     return Group(*(_endpoint(endpoint) for endpoint in overview.endpoints), models, *details, *troubles)
 
 
+def _starts(endpoint: EndpointRow) -> list[RenderableType]:
+    """A line for each start whose worker is not among those that take calls."""
+    lines = []
+    for start in endpoint.starts:
+        if start.state != "ready" or not any(worker.instance == start.instance for worker in endpoint.workers):
+            line = Text.assemble((start.state, _STYLES.get(start.state, "")), f"  {describe(start)}")
+            lines.append(Padding(line, (0, 0, 0, 2)))
+    return [*lines, Text()] if lines else []
+
+
+def describe(start: StartRow) -> str:
+    """How far a start is: its detail, its place in the queue, when it is expected to begin, its job."""
+    words = [start.detail]
+    if start.queue_position:
+        words.append(f"place {start.queue_position} in the queue")
+    if start.expected_start:
+        words.append(f"expected to start at {start.expected_start}")
+    if start.job:
+        words.append(f"job {start.job}")
+    return "; ".join(filter(None, words))
+
+
 def _endpoint(endpoint: EndpointRow) -> RenderableType:
     models = dict.fromkeys((*endpoint.models, *(model for worker in endpoint.workers for model in worker.models)))
     title = Text.assemble((endpoint.name, "bold"), "  ", _endpoint_state(endpoint), "  ", ", ".join(models))
     if not endpoint.workers:
-        return Group(title, Text())
+        return Group(title, *(_starts(endpoint) or [Text()]))
     table = Table(box=None, padding=(0, 1, 0, 0))
     for name in ("Worker", "State"):
         table.add_column(name, no_wrap=True)
@@ -79,11 +107,11 @@ def _endpoint(endpoint: EndpointRow) -> RenderableType:
         table.add_column(number, justify="right", no_wrap=True)
     for worker in endpoint.workers:
         table.add_row(worker.instance[:8], _state(worker.state), *_load(worker))
-    return Group(title, Padding(table, (0, 0, 1, 2)))
+    return Group(title, Padding(table, (0, 0, 1, 2)), *_starts(endpoint))
 
 
 def _endpoint_state(endpoint: EndpointRow) -> Text:
-    if endpoint.availability == "active" and endpoint.backend == "session" and not endpoint.workers:
+    if endpoint.availability == "active" and endpoint.backend != "http" and not endpoint.workers:
         return Text("no worker", style="yellow")
     state = _state(endpoint.availability)
     return state + Text(f" ({endpoint.notice})") if endpoint.notice else state
