@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import os
 import queue
+import secrets
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ from typing import Final
 import msgspec
 
 from services.core.errors import Reason, ServiceError
+from services.core.inference import Request
+from services.router.targets import Server
 
 _WAITING: Final = 10_000
 """Lines that may wait for the disk before calls that are to be audited are refused: none goes unwritten."""
@@ -50,8 +53,11 @@ class AuditLog:
         self._writer: threading.Thread | None = None
         self._broken = ""
 
-    def begin(self, entry: Entry) -> None:
-        """Writes that a call goes to a server. Raises OVERLOADED where it cannot be written: then it must not go."""
+    def begin(self, request: Request, *, caller: str, model: str, server: Server) -> Callable[[str, int], None]:
+        """Writes that a call goes to a server, and gives what writes its outcome and HTTP status, 0 if it had none.
+
+        Raises OVERLOADED where it cannot be written: then it must not go.
+        """
         if self._broken:
             raise ServiceError(Reason.OVERLOADED, f"Calls to this endpoint are audited, and {self._broken}.")
         if self._lines.qsize() >= _WAITING:
@@ -59,12 +65,24 @@ class AuditLog:
             raise ServiceError(Reason.OVERLOADED, message, retry_after=1.0)
         if self._writer is None:
             self._start()
-        self._lines.put(self._line(entry))
+        entry = Entry(
+            self._stamp(),
+            "begin",
+            secrets.token_hex(8),
+            request.header("x-request-id") or "",
+            caller,
+            request.operation,
+            model,
+            server.endpoint,
+            server.instance,
+            server.start,
+        )
+        self._put(entry)
 
-    def end(self, entry: Entry) -> None:
-        """Writes what became of it; always taken, since its `begin` was."""
-        if not self._broken:
-            self._lines.put(self._line(entry))
+        def end(outcome: str, status: int) -> None:
+            self._put(msgspec.structs.replace(entry, time=self._stamp(), event="end", outcome=outcome, status=status))
+
+        return end
 
     def close(self) -> None:
         """Writes what waits, and returns when it is on the disk."""
@@ -73,13 +91,12 @@ class AuditLog:
             self._writer.join()
             self._writer = None
 
-    def stamp(self) -> str:
-        """The present moment, as the log writes it."""
+    def _stamp(self) -> str:
         return self._now().isoformat(timespec="milliseconds")
 
-    @staticmethod
-    def _line(entry: Entry) -> bytes:
-        return msgspec.json.encode(entry) + b"\n"
+    def _put(self, entry: Entry) -> None:
+        if not self._broken:
+            self._lines.put(msgspec.json.encode(entry) + b"\n")
 
     def _start(self) -> None:
         try:

@@ -23,6 +23,7 @@ from services.core.errors import Reason, ServiceError
 from services.core.inference import Head, Headers, Receiver, Request
 from services.router import verdict
 from services.router.attempt import Attempt
+from services.router.audit import AuditLog
 from services.router.body import Wanted, rename_model
 from services.router.cold import ColdEndpoints
 from services.router.heartbeat import (
@@ -69,6 +70,7 @@ class Dispatcher:
     settings: DispatchSettings
     scheduler: Scheduler
     finished: Callable[[DispatchedCall, str], None]
+    audit: AuditLog
     cold: ColdEndpoints = field(default_factory=ColdEndpoints)
 
 
@@ -104,6 +106,8 @@ class DispatchedCall:
         self._caller = caller
         self._asked = asked
         self._attempt: Attempt | None = None
+        self._status = 0
+        self._audited: Callable[[str, int], None] | None = None
         self._tried: list[Server] = []
         self._waiting: Timer | None = None
         self._waiting_until = 0.0
@@ -172,6 +176,10 @@ class DispatchedCall:
             self._watchdog.ask_at(self._dispatcher.scheduler.time())
         try:
             request = self._request_for(target)
+            if target.audited:
+                self._audited = self._dispatcher.audit.begin(
+                    request, caller=self._caller, model=self.model, server=target.server
+                )
         except ServiceError as error:
             self.fail(error)
             return
@@ -301,6 +309,7 @@ class DispatchedCall:
     def attempt_failed(self, attempt: Attempt, error: ServiceError) -> None:
         """An attempt failed before its first byte."""
         self._attempt = None
+        self._write_outcome(error.reason.name.lower())
         self._last_error = error
         self._tried.append(attempt.server)
         if error.reason is Reason.UPSTREAM_UNREACHABLE:
@@ -321,6 +330,7 @@ class DispatchedCall:
     def first_byte(self, head: Head) -> None:
         """From here on the client has the answer of this attempt."""
         self.first_byte_at = self._dispatcher.scheduler.time()
+        self._status = head.status
         if not self._said:
             self._receiver.head(head)
         elif not is_event_stream(head) and self._attempt is not None:
@@ -382,7 +392,14 @@ class DispatchedCall:
         attempt, self._attempt = self._attempt, None
         if attempt is not None:
             attempt.abandon()
+        self._write_outcome(outcome)
         self._dispatcher.finished(self, outcome)
+
+    def _write_outcome(self, outcome: str) -> None:
+        """To the audit log, what became of the call at the server that it was at."""
+        if self._audited is not None:
+            self._audited(outcome, self._status)
+            self._audited = None
 
 
 def unknown_model(model: str) -> ServiceError:

@@ -18,6 +18,7 @@ from weft.session.v1 import session_pb2_grpc
 
 from services.core.catalogue import Catalogue
 from services.router import inference_servicer, session_servicer
+from services.router.audit import AuditLog
 from services.router.backends.http import HttpEndpoints
 from services.router.backends.session import Sessions
 from services.router.cold import ColdEndpoints
@@ -84,8 +85,15 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
     launcher_channel = dial(config.launcher_address)
     launcher = Launcher(config.launcher_address, launcher_channel, service_key, roster, cold, name=_own_name())
     queues = Queues(ask_launcher(launcher_channel, service_key))
+    audit = AuditLog(process.home / (config.audit_file or "router/audit.log"))
     dispatcher = Dispatcher(
-        roster, least_outstanding, settings, loop, lambda call, outcome: count_call(call, outcome, loop.time()), cold
+        roster,
+        least_outstanding,
+        settings,
+        loop,
+        lambda call, outcome: count_call(call, outcome, loop.time()),
+        audit,
+        cold,
     )
     gateway = Gateway(principals, dispatcher, StatusRoutes(roster, cold, queues), max_calls=config.max_calls)
     WAITING_CALLS.set_function(lambda: roster.waiting)
@@ -145,6 +153,7 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
         await http_endpoints.close()
         await principals.close()
         await auth_channel.close()
+        await asyncio.to_thread(audit.close)
 
 
 def _own_name() -> str:

@@ -20,7 +20,7 @@ class Server:
 
     `endpoint` is a resource name, `instance` the worker's own name or the URL. `models` are the names that it knows,
     each with its entry in `/v1/models` as JSON text. `max_calls` 0 means that it sets no bound. `serves` is the one
-    principal whom it serves; empty means that it is shared.
+    principal whom it serves; empty means that it is shared. `start` is the launcher's start that it came from, if any.
     """
 
     endpoint: str
@@ -35,17 +35,21 @@ class Server:
     ended_calls: int = 0
     last_call: int = 0
     serves: str = ""
+    start: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server in its part of serving one public model. `closed` says why its endpoint takes no calls, if so."""
+    """A server in its part of serving one public model. `closed` says why its endpoint takes no calls, if so; `audited`
+    whether its calls are written to the audit log.
+    """
 
     server: Server
     cluster: str
     framework: str
     served_model: str
     closed: str = ""
+    audited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +174,11 @@ def _targets_of(server: Server, endpoint: Endpoint, closed: str) -> Iterable[tup
     cluster = endpoint_name(endpoint.name).cluster
     if not endpoint.models:
         for model in server.models:
-            yield model, Target(server, cluster, endpoint.framework, model, closed)
+            yield model, Target(server, cluster, endpoint.framework, model, closed, endpoint.audit)
     for binding in endpoint.models:
         served = binding.served_model or binding.model
         if served in server.models:
-            yield binding.model, Target(server, cluster, endpoint.framework, served, closed)
+            yield binding.model, Target(server, cluster, endpoint.framework, served, closed, endpoint.audit)
 
 
 def _targets_of_route(route: Route, by_name: Mapping[str, tuple[Target, ...]]) -> Iterable[Target]:

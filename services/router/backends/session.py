@@ -81,11 +81,10 @@ class Session:
         self.expires_at = claims.expires_at
         self.last_report = frame_pb2.Report()
         self._roster = roster
-        self._start = claims.start
         self._peer = peer
         self._connected_at = time.time()
         self.link = Link(agent=agent, message=session_pb2.ConnectResponse, events=self)
-        self._server = Server(claims.endpoint, claims.instance, self.link.mux, serves=claims.serves)
+        self._server = Server(claims.endpoint, claims.instance, self.link.mux, serves=claims.serves, start=claims.start)
 
     async def run(self, stream: MessageStream) -> None:
         """Carries it until either end has had enough, or the worker's token has run out."""
@@ -152,7 +151,7 @@ class Session:
             open_calls=self._server.open_calls,
             outstanding_tokens=self._server.outstanding_tokens,
             ended_calls=self._server.ended_calls,
-            start=self._start,
+            start=self._server.start,
             serves=self._server.serves,
         )
         session.connect_time.FromMilliseconds(int(self._connected_at * 1000))

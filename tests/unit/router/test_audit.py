@@ -1,51 +1,67 @@
 """The audit log of calls: complete, private, and a call that cannot be written does not go."""
 
+from __future__ import annotations
+
 import datetime
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from services.core.catalogue import Catalogue, Endpoint, SessionBackend
+from services.core.deadlines import Bounds
 from services.core.errors import Reason, ServiceError
+from services.core.inference import Request
 from services.router import audit
-from services.router.audit import AuditLog, Entry
+from services.router.audit import AuditLog
+from services.router.body import read_body
+from services.router.dispatch import DispatchedCall, Dispatcher, DispatchSettings
+from services.router.policies import least_outstanding
+from services.router.roster import Roster
+from services.router.targets import Server
+from tests.testing.clock import Clock
+from tests.testing.streams import Answer, Answerer
 
+ENDPOINT = "clusters/one/endpoints/vllm"
+REQUEST = Request("/v1/completions", (("x-request-id", "r1"),), b'{"model":"m","prompt":"a secret"}')
 NOW = datetime.datetime(2026, 11, 21, 10, 30, tzinfo=datetime.UTC)
 
 
-def entry(event: str, **more: object) -> Entry:
-    fields: dict[str, object] = {
-        "time": "2026-11-21T10:30:00.000+00:00",
-        "event": event,
-        "attempt": "a1",
-        "request_id": "r1",
-        "principal": "users/alice",
-        "operation": "/v1/chat/completions",
-        "model": "m",
-        "endpoint": "clusters/c/endpoints/e",
-        "instance": "i",
-    }
-    return Entry(**{**fields, **more})  # type: ignore[arg-type]
+def begin(log: AuditLog) -> Callable[[str, int], None]:
+    server = Server(ENDPOINT, "i1", Answerer(), start="s1")
+    return log.begin(REQUEST, caller="users/alice", model="m", server=server)
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def test_two_lines_tell_of_a_call(tmp_path: Path) -> None:
     file = tmp_path / "router" / "audit.log"
     log = AuditLog(file, now=lambda: NOW)
-    log.begin(entry("begin", time=log.stamp()))
-    log.end(entry("end", outcome="ok", status=200))
+    begin(log)("ok", 200)
     log.close()
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    assert [(line["event"], line["attempt"], line["principal"]) for line in lines] == [
-        ("begin", "a1", "users/alice"),
-        ("end", "a1", "users/alice"),
-    ]
-    assert lines[0]["time"] == "2026-11-21T10:30:00.000+00:00"
-    assert (lines[1]["outcome"], lines[1]["status"]) == ("ok", 200)
+    first, last = lines(file)
+    assert first == {
+        "time": "2026-11-21T10:30:00.000+00:00",
+        "event": "begin",
+        "attempt": first["attempt"],
+        "request_id": "r1",
+        "principal": "users/alice",
+        "operation": "/v1/completions",
+        "model": "m",
+        "endpoint": ENDPOINT,
+        "instance": "i1",
+        "start": "s1",
+    }
+    assert last == {**first, "event": "end", "outcome": "ok", "status": 200}
 
 
 def test_only_its_owner_may_read_it(tmp_path: Path) -> None:
     log = AuditLog(tmp_path / "audit.log")
-    log.begin(entry("begin"))
+    begin(log)
     log.close()
     assert (tmp_path / "audit.log").stat().st_mode & 0o777 == 0o600
 
@@ -53,28 +69,96 @@ def test_only_its_owner_may_read_it(tmp_path: Path) -> None:
 def test_a_later_log_appends(tmp_path: Path) -> None:
     for _ in range(2):
         log = AuditLog(tmp_path / "audit.log")
-        log.begin(entry("begin"))
+        begin(log)
         log.close()
-    assert len((tmp_path / "audit.log").read_text().splitlines()) == 2
+    assert len(lines(tmp_path / "audit.log")) == 2
 
 
 def test_a_call_that_cannot_be_written_does_not_go(tmp_path: Path) -> None:
     (tmp_path / "audit.log").mkdir()
-    log = AuditLog(tmp_path / "audit.log")
     with pytest.raises(ServiceError, match="cannot be written") as refusal:
-        log.begin(entry("begin"))
+        begin(AuditLog(tmp_path / "audit.log"))
     assert refusal.value.reason is Reason.OVERLOADED
 
 
 def test_a_full_disk_refuses_the_calls_that_follow() -> None:
     log = AuditLog(Path("/dev/full"))
-    log.begin(entry("begin"))
+    begin(log)
     log.close()
     with pytest.raises(ServiceError, match="No space left"):
-        log.begin(entry("begin"))
+        begin(log)
 
 
 def test_a_disk_that_does_not_keep_up_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "_WAITING", 0)
     with pytest.raises(ServiceError, match="does not keep up"):
-        AuditLog(tmp_path / "audit.log").begin(entry("begin"))
+        begin(AuditLog(tmp_path / "audit.log"))
+
+
+class Bench:
+    """A dispatcher with two servers of an endpoint that is audited, or not."""
+
+    def __init__(self, file: Path, *, audited: bool = True) -> None:
+        self.file = file
+        self.log = AuditLog(file)
+        clock = Clock()
+        roster = Roster(settle=0, clock=clock.time)
+        roster.set_catalogue(Catalogue.of([Endpoint(ENDPOINT, SessionBackend(), audit=audited)]))
+        self.answerers = [Answerer(), Answerer()]
+        for number, answerer in enumerate(self.answerers):
+            roster.add(Server(ENDPOINT, f"i{number}", answerer, {"m": ""}, ready=True))
+        settings = DispatchSettings(Bounds(10, 3, 60), max_attempts=3, wait_for_worker=0, max_waiting=2)
+        self.dispatcher = Dispatcher(roster, least_outstanding, settings, clock, lambda call, outcome: None, self.log)
+
+    def call(self) -> tuple[Answer, DispatchedCall]:
+        answer = Answer()
+        body = read_body(REQUEST.body)
+        call = DispatchedCall(self.dispatcher, REQUEST, body, "m", answer, 100, caller="users/alice")
+        answer.opened = True
+        call.next_attempt()
+        return answer, call
+
+    def written(self) -> list[tuple[str, str, str, int]]:
+        self.log.close()
+        if not self.file.exists():
+            return []
+        told = lines(self.file)
+        return [(line["event"], line["instance"], line.get("outcome", ""), line.get("status", 0)) for line in told]
+
+
+def test_a_call_that_moves_is_told_of_at_each_server(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "audit.log")
+    bench.call()
+    bench.answerers[0].calls[0].receiver.fail(ServiceError(Reason.WORKER_LOST))
+    served = bench.answerers[1].calls[0]
+    served.head(200)
+    served.data(b"x")
+    served.receiver.end()
+    assert bench.written() == [
+        ("begin", "i0", "", 0),
+        ("end", "i0", "worker_lost", 0),
+        ("begin", "i1", "", 0),
+        ("end", "i1", "ok", 200),
+    ]
+    assert "a secret" not in bench.file.read_text()
+
+
+def test_a_caller_who_leaves_is_told_of(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "audit.log")
+    _, call = bench.call()
+    call.cancel()
+    assert bench.written()[1:] == [("end", "i0", "cancelled", 0)]
+
+
+def test_other_endpoints_are_not_audited(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "audit.log", audited=False)
+    bench.call()[1].cancel()
+    assert bench.written() == []
+
+
+def test_no_server_sees_a_call_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "audit.log").mkdir()
+    bench = Bench(tmp_path / "audit.log")
+    answer, _ = bench.call()
+    assert [error.reason for error in answer.ends if error] == [Reason.OVERLOADED]
+    assert [answerer.calls for answerer in bench.answerers] == [[], []]

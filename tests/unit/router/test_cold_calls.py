@@ -5,6 +5,7 @@ of a stream that has begun with heartbeats; with servers that the test answers f
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from services.core.deadlines import Bounds
 from services.core.errors import Reason, ServiceError
 from services.core.globus import GlobusBackend, GlobusFunction, LaunchPolicy
 from services.core.inference import Head, Headers, Request
+from services.router.audit import AuditLog
 from services.router.body import read_body
 from services.router.cold import ColdEndpoint, ColdEndpoints, StartState
 from services.router.dispatch import DispatchedCall, Dispatcher, DispatchSettings
@@ -58,6 +60,7 @@ class Bench:
             settings,
             self.clock,
             lambda call, outcome: self.outcomes.append(outcome),
+            AuditLog(Path("/dev/null")),
             self.cold,
         )
         self.answerer = Answerer()

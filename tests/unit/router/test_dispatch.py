@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -11,6 +12,7 @@ from services.core.catalogue import Availability, Catalogue, Deleted, Endpoint, 
 from services.core.deadlines import Bounds
 from services.core.errors import CATALOGUE, Reason, ServiceError
 from services.core.inference import Call, Head, Inference, Receiver, Request
+from services.router.audit import AuditLog
 from services.router.body import read_body
 from services.router.dispatch import DispatchedCall, Dispatcher, DispatchSettings
 from services.router.policies import least_outstanding
@@ -34,7 +36,12 @@ class Bench:
         self.roster.set_catalogue(Catalogue.of([self.endpoint]))
         self.outcomes: list[str] = []
         self.dispatcher = Dispatcher(
-            self.roster, least_outstanding, settings, self.clock, lambda call, outcome: self.outcomes.append(outcome)
+            self.roster,
+            least_outstanding,
+            settings,
+            self.clock,
+            lambda call, outcome: self.outcomes.append(outcome),
+            AuditLog(Path("/dev/null")),
         )
         self.servers: list[Server] = []
         self.answerers: list[Answerer] = []

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -15,8 +16,10 @@ from services.core.answers import collect
 from services.core.catalogue import Catalogue, Cluster, Endpoint, SessionBackend
 from services.core.deadlines import Bounds
 from services.core.errors import Reason, ServiceError
+from services.core.globus import GlobusFunction
 from services.core.inference import Call, Request
 from services.core.principal import Permissions, Principal
+from services.router.audit import AuditLog
 from services.router.dispatch import Dispatcher, DispatchSettings
 from services.router.first import StatusRoutes
 from services.router.gateway import Gateway
@@ -54,9 +57,18 @@ class Principals:
 
 
 class NoQueues:
-    """Knows no cluster's queue."""
+    """Knows no cluster's queue, and says so when the test lets it."""
+
+    def __init__(self) -> None:
+        self.answering = asyncio.Event()
+        self.left = 0
 
     async def of(self, cluster: str) -> launcher_pb2.GetQueueResponse:
+        try:
+            await self.answering.wait()
+        except asyncio.CancelledError:
+            self.left += 1
+            raise
         raise ServiceError(Reason.LAUNCHER_UNAVAILABLE)
 
 
@@ -72,7 +84,14 @@ class Setting:
         self.server = Server(ENDPOINT, "i", self.answerer, {"a": '{"id":"a","root":"/m/a"}', "b": ""}, ready=True)
         self.roster.add(self.server)
         settings = DispatchSettings(Bounds(), max_attempts=3, wait_for_worker=5, max_waiting=10)
-        self.dispatcher = Dispatcher(self.roster, least_outstanding, settings, self.clock, lambda call, outcome: None)
+        self.dispatcher = Dispatcher(
+            self.roster,
+            least_outstanding,
+            settings,
+            self.clock,
+            lambda call, outcome: None,
+            AuditLog(Path("/dev/null")),
+        )
         self.queues = NoQueues()
         self.status = StatusRoutes(self.roster, self.dispatcher.cold, self.queues)
         self.gateway = Gateway(self.principals, self.dispatcher, self.status, max_calls=max_calls)
@@ -313,3 +332,57 @@ async def test_closing_ends_the_calls_that_are_left():
     assert (answering.reason, asking.reason) == (Reason.SHUTTING_DOWN, Reason.SHUTTING_DOWN)
     assert setting.answerer.calls[0].cancelled
     assert setting.gateway.open_calls == 0
+
+
+def status(operation: str, credential: str = "all", method: str = "GET") -> Request:
+    headers = (("authorization", f"Bearer {credential}"),) if credential else ()
+    return Request(f"/resource_server/{operation}", headers, b"", method=method, cluster="one")
+
+
+async def test_status_routes_are_answered_here(setting):
+    head, body = await collect(setting.gateway, status("whoami"))
+    assert (head.status, head.header("content-length")) == (200, str(len(body)))
+    assert json.loads(body)["id"] == "users/all"
+    listed = json.loads((await collect(setting.gateway, status("list-endpoints", "some")))[1])
+    assert listed["clusters"]["one"]["frameworks"]["vllm"]["models"] == ["a"]
+    assert json.loads((await collect(setting.gateway, status("status", "")))[1]) == {"one": True}
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        (status("whoami", ""), Reason.CREDENTIAL_MISSING),
+        (status("whoami", "wrong"), Reason.CREDENTIAL_INVALID),
+        (status("status", "wrong"), Reason.CREDENTIAL_INVALID),
+        (status("whoami", method="POST"), Reason.METHOD_NOT_ALLOWED),
+        (status("nothing"), Reason.OPERATION_NOT_FOUND),
+    ],
+)
+async def test_who_may_not_see_the_status(setting, asked, reason):
+    assert await setting.refusal(asked) is reason
+
+
+async def test_whoever_leaves_while_a_queue_is_asked_is_told_nothing(setting):
+    queue = GlobusFunction("e", "f")
+    setting.roster.set_catalogue(
+        Catalogue.of([Cluster("clusters/one", queue_status=queue), Endpoint(ENDPOINT, SessionBackend())])
+    )
+    answer, call = setting.open(status("jobs"), credit=10)
+    call.grant(5)
+    await asyncio.sleep(0)
+    call.cancel()
+    answer.left = True
+    await asyncio.sleep(0)
+    setting.queues.answering.set()
+    await asyncio.sleep(0)
+    assert (setting.queues.left, answer.heads) == (1, [])
+
+
+async def test_an_answer_that_took_a_while_keeps_to_the_credit(setting):
+    answer, call = setting.open(status("jobs"), credit=10)
+    while not answer.body:
+        await asyncio.sleep(0)
+    assert len(answer.body) == 10
+    call.grant(1 << 20)
+    assert answer.ends == [None]
+    assert json.loads(bytes(answer.body))["running"][0]["Models"] == "a"

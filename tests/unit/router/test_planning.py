@@ -15,9 +15,10 @@ from services.core.catalogue import (
     RouteTarget,
     SessionBackend,
 )
-from services.router.plan import DRAINING, FULL, NOT_READY, TRIED, plan
+from services.core.globus import GlobusBackend, GlobusFunction, LaunchPolicy
+from services.router.plan import DRAINING, FULL, NOT_READY, PRIVATE, TRIED, plan
 from services.router.policies import least_outstanding
-from services.router.targets import Server, Target, build_index
+from services.router.targets import Server, Sought, Target, build_index
 from tests.testing.streams import Answerer
 
 ONE, TWO, WEB = "clusters/one/endpoints/vllm", "clusters/two/endpoints/vllm", "clusters/two/endpoints/web"
@@ -50,6 +51,15 @@ def test_who_may_take_a_call(made, reason):
     planned = plan([target(made)], policy=least_outstanding)
     assert planned.candidates == (() if reason else (target(made),))
     assert [why for _, why in planned.left_out] == ([reason] if reason else [])
+
+
+def test_a_server_with_one_principal_takes_no_others_calls():
+    private = server()
+    private.serves = "users/a"
+    assert plan([target(private)], policy=least_outstanding, caller="users/a").candidates == (target(private),)
+    for caller in ("users/b", ""):
+        planned = plan([target(private)], policy=least_outstanding, caller=caller)
+        assert planned.left_out == ((target(private), PRIVATE),)
 
 
 def test_a_server_that_failed_the_call_is_left_out():
@@ -181,3 +191,42 @@ def test_what_is_closed_says_why(cluster, one, closed):
     )
     (found,) = build_index(catalogue, [server(ONE, "a")], {}).find("a", "", "") or ()
     assert found.closed == closed
+
+
+# Where workers can be started
+
+
+def cold_endpoint(name: str, *models: str, **policy: str) -> Endpoint:
+    launch = LaunchPolicy(GlobusFunction("e"), **policy)  # type: ignore[arg-type]
+    return Endpoint(
+        name, GlobusBackend(launch=launch), framework="vllm", models=tuple(ModelBinding(model) for model in models)
+    )
+
+
+def places(catalogue: Catalogue, *sought: str, servers: tuple[Server, ...] = ()) -> list[tuple[str, int, bool]]:
+    found = build_index(catalogue, servers, {}).launchable(Sought(*sought))
+    return [(one.endpoint, one.workers, bool(one.closed)) for one in found]
+
+
+def test_where_workers_can_be_started_by_name_route_and_pin():
+    route = Route("routes/r", "r", (RouteTarget(TWO, "b"), RouteTarget(ONE, "a"), RouteTarget(TWO, "b")))
+    catalogue = Catalogue.of(
+        [Cluster("clusters/one"), cold_endpoint(ONE, "a"), cold_endpoint(TWO, "a", "b", serves="users/x"), route]
+    )
+    assert places(catalogue, "a", "", "", "") == [(ONE, 0, False)]
+    assert places(catalogue, "a", "", "", "users/x") == [(ONE, 0, False), (TWO, 0, False)]
+    assert places(catalogue, "a", "two", "vllm", "users/x") == [(TWO, 0, False)]
+    assert places(catalogue, "b", "one", "", "users/x") == []
+    assert places(catalogue, "r", "", "", "users/x") == [(TWO, 0, False), (ONE, 0, False)]
+    assert places(catalogue, "unknown", "", "", "") == []
+    shut = Cluster("clusters/one", availability=Availability.MAINTENANCE)
+    attached = server(ONE, "a", ready=False)
+    assert places(catalogue.apply([shut]), "a", "", "", "", servers=(attached,)) == [(ONE, 1, True)]
+
+
+def test_an_endpoint_without_workers_to_start_is_no_such_place():
+    catalogue = Catalogue.of(
+        [Endpoint(ONE, SessionBackend(), models=(ModelBinding("a"),)), Endpoint(TWO, GlobusBackend())]
+    )
+    assert places(catalogue, "a", "", "", "") == []
+    assert build_index(catalogue, (), {}).launchables == ()
