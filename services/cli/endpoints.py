@@ -31,6 +31,10 @@ _KeyFile = Annotated[str | None, typer.Option(help="A file on the router's machi
 _KeyEnv = Annotated[str | None, typer.Option(help="A variable of the router with that server's key.")]
 _Framework = Annotated[str | None, typer.Option(help="As in the URL /resource_server/CLUSTER/FRAMEWORK/v1/…")]
 _DisplayName = Annotated[str | None, typer.Option(help="A name for people.")]
+_Audit = Annotated[
+    bool | None,
+    typer.Option("--audit/--no-audit", help="Have each call there written to the routers' audit log, without content."),
+]
 
 
 @app.callback()
@@ -62,13 +66,14 @@ def create(
     api_key_env: _KeyEnv = None,
     framework: _Framework = "vllm",
     display_name: _DisplayName = None,
+    audit: _Audit = None,
     *,
     flags: GlobusFlags,
 ) -> None:
     """Create an endpoint of workers; with --url, of a server that the router can reach; with --globus, of workers that
     Globus Compute starts.
     """
-    endpoint, _ = _endpoint(name, model, url, api_key_file, api_key_env, framework, display_name)
+    endpoint, _ = _endpoint(name, model, url, api_key_file, api_key_env, framework, display_name, audit)
     _check_kind(url, flags)
     if flags.given:
         if not flags.globus:
@@ -89,11 +94,12 @@ def update(
     api_key_env: _KeyEnv = None,
     framework: _Framework = None,
     display_name: _DisplayName = None,
+    audit: _Audit = None,
     *,
     flags: GlobusFlags,
 ) -> None:
     """Change what is given of an endpoint; --model gives all of its models anew, --url its key too."""
-    endpoint, paths = _endpoint(name, model, url, api_key_file, api_key_env, framework, display_name)
+    endpoint, paths = _endpoint(name, model, url, api_key_file, api_key_env, framework, display_name, audit)
     _check_kind(url, flags)
     if flags.given:
         present = call("GetEndpoint", registry_pb2.GetEndpointRequest(name=name)).endpoint
@@ -163,6 +169,7 @@ def _endpoint(
     api_key_env: str | None,
     framework: str | None,
     display_name: str | None,
+    audit: bool | None,
 ) -> tuple[resources_pb2.Endpoint, list[str]]:
     """The endpoint that the options tell of, and which fields they tell. Raises typer.BadParameter."""
     if url is None and (api_key_file or api_key_env):
@@ -183,6 +190,9 @@ def _endpoint(
     if display_name is not None:
         paths.append("display_name")
         endpoint.display_name = display_name
+    if audit is not None:
+        paths.append("audit")
+        endpoint.audit = audit
     return endpoint, paths
 
 
