@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from services.core.deadlines import Bounds, Watchdog
@@ -129,3 +131,54 @@ def test_a_byte_costs_no_timer():
         watchdog.touch()
     assert watchdog._timer is timer
     assert clock.timers == 1
+
+
+def test_silence_before_the_first_byte_is_noticed_again_and_again():
+    clock, heard = Clock(), list[float]()
+    watchdog = Watchdog(
+        clock, Bounds(10, 3, 60), lambda error: None, quiet=lambda: heard.append(clock.now - 1000), quiet_after=2
+    )
+    clock.advance(5)
+    assert heard == [2, 4]
+    watchdog.touch()
+    clock.advance(2)
+    assert heard == [2, 4]
+    watchdog.close()
+    assert clock.timers == 0
+
+
+def test_whoever_notices_silence_may_end_the_call():
+    clock, expired = Clock(), list[Reason]()
+    watchdog = Watchdog(
+        clock, BOUNDS, lambda error: expired.append(error.reason), quiet=lambda: watchdog.close(), quiet_after=2
+    )
+    clock.advance(100)
+    assert (expired, clock.timers) == ([], 0)
+
+
+def test_silence_can_be_noticed_sooner():
+    clock, heard = Clock(), list[float]()
+    watchdog = Watchdog(clock, BOUNDS, lambda error: None, quiet=lambda: heard.append(clock.now - 1000), quiet_after=9)
+    watchdog.quiet_every(4)
+    clock.advance(8.5)
+    assert heard == [4, 8]
+
+
+def test_the_bound_to_the_first_byte_can_wait_until_somebody_is_asked():
+    clock, watchdog, expired = watch()
+    watchdog.ask_at(math.inf)
+    clock.advance(40)
+    assert expired == []
+    watchdog.ask_at(clock.now)
+    assert watchdog.first_byte_remaining == 10
+    clock.advance(9.9)
+    assert expired == []
+    clock.advance(0.1)
+    assert expired == [Reason.FIRST_BYTE_TIMEOUT]
+
+
+def test_the_total_bound_waits_for_nobody():
+    clock, watchdog, expired = watch()
+    watchdog.ask_at(math.inf)
+    clock.advance(60)
+    assert expired == [Reason.TOTAL_TIMEOUT]

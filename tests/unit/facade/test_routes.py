@@ -30,6 +30,11 @@ def test_every_posted_operation_is_known_and_takes_post_alone(operation: str) ->
         ("POST", "/resource_server/a/b/v1/new", Route("/v1/new", "POST", "a", "b", known=False)),
         ("POST", "/resource_server/a/b" + CHAT + "/", Redirect("/resource_server/a/b" + CHAT)),
         ("GET", "/v1/models/", Redirect("/v1/models")),
+        ("GET", "/resource_server/list-endpoints", Route("/resource_server/list-endpoints", "GET")),
+        ("GET", "/resource_server/whoami/", Route("/resource_server/whoami", "GET")),
+        ("GET", "/resource_server/status", Route("/resource_server/status", "GET")),
+        ("GET", "/resource_server/sophia/jobs", Route("/resource_server/jobs", "GET", "sophia")),
+        ("GET", "/resource_server/sophia/models/", Route("/resource_server/models", "GET", "sophia")),
     ],
 )
 def test_meanings(method: str, path: str, route: Route | Redirect) -> None:
@@ -55,6 +60,11 @@ def test_meanings(method: str, path: str, route: Route | Redirect) -> None:
         "/resource_server/../vllm" + CHAT,
         "/resource_server/a/b/c" + CHAT,
         "/resource_server/a/b/tokenize",
+        "/resource_server/jobs",
+        "/resource_server/models",
+        "/resource_server/Sophia/jobs",
+        "/resource_server/sophia/jobs//",
+        "/resource_server/sophia/whoami",
     ],
 )
 def test_no_such_route(method: str, path: str) -> None:
@@ -68,3 +78,9 @@ def test_what_is_only_tried_takes_post(method: str) -> None:
     with pytest.raises(ServiceError) as refused:
         resolve(method, "/v1/audio/speech")
     assert refused.value.reason is Reason.OPERATION_NOT_FOUND
+
+
+def test_status_routes_take_get() -> None:
+    with pytest.raises(ServiceError) as refused:
+        resolve("POST", "/resource_server/sophia/jobs")
+    assert (refused.value.reason, refused.value.param) == (Reason.METHOD_NOT_ALLOWED, "GET")

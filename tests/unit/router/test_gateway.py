@@ -380,8 +380,9 @@ async def test_whoever_leaves_while_a_queue_is_asked_is_told_nothing(setting):
 
 async def test_an_answer_that_took_a_while_keeps_to_the_credit(setting):
     answer, call = setting.open(status("jobs"), credit=10)
-    while not answer.body:
-        await asyncio.sleep(0)
+    begun = asyncio.Event()
+    answer.on_data = lambda chunk: begun.set()
+    await begun.wait()
     assert len(answer.body) == 10
     call.grant(1 << 20)
     assert answer.ends == [None]
