@@ -48,7 +48,7 @@ def test_a_start_from_its_first_line_to_its_last():
         ("(EngineCore_DP0 pid=7) INFO 09-01 10:00:00 [gpu_model_runner.py:3480] Graph capturing finished in 6 secs",
          "its engine is ready"),
         ("INFO 09-01 10:00:00 [monitor.py:34] torch.compile takes 21.51 s in total", "compiling the model"),
-        ("\x1b[36m(RayWorkerWrapper pid=9, ip=10.0.0.2)\x1b[0m INFO 09-01 10:00:00 [loader.py:1] Loading weights took 9",
+        ("\x1b[36m(RayWorkerWrapper pid=9, ip=10.0.0.2)\x1b[0m INFO 09-01 10:00:00 [a.py:1] Loading weights took 9",
          "weights are loaded"),
     ],
 )  # fmt: skip
