@@ -154,8 +154,8 @@ class Worker:
         except TimeoutError:
             whys = {str(attachment.trouble) for attachment in self._attachments if attachment.trouble is not None}
             why = " ".join(sorted(whys)) or "No router has answered."
-            message = f"No router was reached within {seconds:g} s. {why}"
-            self._end(Ending("no router was reached", 0.0, WorkerFailedError(Exit.UNREACHABLE, message)))
+            message = f"No router took this worker within {seconds:g} s. {why}"
+            self._end(Ending("no router takes it", 0.0, WorkerFailedError(Exit.UNREACHABLE, message)))
 
     def _failure(self, tasks: list[asyncio.Task[object]]) -> Ending:
         """Parts run until cancelled; one that ended has failed. Raises why, if there is nothing to be saved."""

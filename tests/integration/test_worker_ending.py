@@ -142,7 +142,7 @@ async def test_a_worker_that_no_router_takes_ends(start_mesh: StartMesh) -> None
     nobody = f"127.0.0.1:{free_port()}"
     worker = launch(mesh, "--key-file", str(mesh.home / "worker.key"), "--attach-timeout", "1", router=nobody)
     assert await worker.ended() == 4
-    assert f"No router was reached within 1 s. Nothing listens at {nobody}" in worker.log
+    assert f"No router took this worker within 1 s. Nothing listens at {nobody}" in worker.log
 
 
 async def test_a_vllm_that_fails_again_and_again_ends_the_worker(start_mesh: StartMesh) -> None:

@@ -123,7 +123,7 @@ async def test_why_a_router_cannot_be_reached(
         flags += ["--proxy", f"http://{proxy.address}" if case.startswith(("proxy", "another name")) else "none"]
         worker = launch(mesh, *flags, router=router)
         assert await worker.ended() == 4
-    assert worker.log.splitlines()[-1].startswith("weft worker: No router was reached within 2 s. ")
+    assert worker.log.splitlines()[-1].startswith("weft worker: No router took this worker within 2 s. ")
     assert sentence in worker.log.splitlines()[-1]
 
 
