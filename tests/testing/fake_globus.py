@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from services.launcher.tasks import TaskRunner
 from services.runtime.child import ChildSpec
 from services.runtime.home import log_file
 from tests.testing.mesh import Mesh
-from tests.testing.processes import Part
+from tests.testing.processes import SOON, Part
 
 ADDRESS = "WEFT_TEST_GLOBUS"
 ENDPOINT_UUID = "4b116d3c-1703-4f8f-9f6f-39921e5864df"
@@ -59,6 +60,7 @@ class FakeGlobus:
         self._environ = environ
         self._released = asyncio.Event()
         self._released.set()
+        self._closing = False
         self._running: set[asyncio.Task[None]] = set()
         self._runner: web.AppRunner | None = None
         self.address = ""
@@ -91,12 +93,15 @@ class FakeGlobus:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._closing = True
         for task in self.tasks:
-            if task.process is not None and task.process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    task.process.terminate()
-        for running in self._running:
-            running.cancel()
+            task.released.set()
+            _signal(task, signal.SIGTERM)
+        if self._running:
+            await asyncio.wait(self._running, timeout=SOON)
+        for task in self.tasks:
+            _signal(task, signal.SIGKILL)
+        # Whoever leaves a process unawaited has it collected when its loop is closed.
         await asyncio.gather(*self._running, return_exceptions=True)
         if self._runner is not None:
             await self._runner.cleanup()
@@ -111,6 +116,8 @@ class FakeGlobus:
 
     async def _run(self, task: FakeTask) -> None:
         await task.released.wait()
+        if self._closing:
+            return
         try:
             if (make := self.results.get(task.function)) is not None:
                 task.answer = {"result": make(task.payload)}
@@ -148,6 +155,12 @@ class FakeGlobus:
                 async with asyncio.timeout(1.0):
                     await task.ended.wait()
         return web.json_response(task.answer)
+
+
+def _signal(task: FakeTask, number: signal.Signals) -> None:
+    if task.process is not None and task.process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            task.process.send_signal(number)
 
 
 @dataclass(frozen=True, slots=True)
