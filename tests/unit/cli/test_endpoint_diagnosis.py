@@ -19,14 +19,14 @@ ANSWER: dict[str, Any] = {
     "python": "3.12.4",
     "packages": {"vllm": "0.11.0"},
     "weft": "0.1.0",
-    "vllm": {"version": "0.11.0", "state": "none", "detail": "", "url": ""},
+    "vllm": {"version": "", "state": "none", "detail": "start-worker runs no vLLM here for this slot.", "url": ""},
     "gpus": [{"name": "A100"}, {"name": "A100"}],
     "routers": [{"address": "weft.example.org:7000", "reachable": True, "detail": ""}],
     "scheduler": "pbs",
     "job": {"id": "77.sophia", "host": "gpu7"},
     "host": "gpu7",
     "account": "weft",
-    "site": {"vllm_command": True},
+    "site": {"vllm_command": True, "vllm_program": "/opt/vllm/bin/vllm", "worker_program": "/opt/weft/bin/weft"},
 }
 WELL = Facts(
     "clusters/sophia/endpoints/opt",
@@ -140,13 +140,24 @@ def test_an_endpoint_that_is_well() -> None:
         (failed(WORKER_LOST), "python", "loss of worker 0", "the Python and the globus-compute-endpoint"),
         (failed('  File "<string>", line 3\nSyntaxError: invalid syntax\n'), "python", "invalid syntax", "3.9"),
         (answered(python="3.8.10"), "python", "is 3.8.10", "3.9 or newer"),
-        (answered(python="3.10.2", weft=""), "python", "'weft worker' needs 3.11", "WEFT_WORKER_PROGRAM"),
-        (answered(weft=""), "worker", "'weft' is not found", "pip install weft"),
         (
-            answered(vllm={"version": "", "state": "none", "detail": "no module vllm"}, site={"vllm_command": False}),
+            answered(python="3.10.2", weft="", site={"vllm_command": True}),
+            "python",
+            "'weft worker' needs 3.11",
+            "WEFT_WORKER_PROGRAM",
+        ),
+        (answered(weft="", site={"vllm_command": True}), "worker", "'weft' is not found", "pip install weft"),
+        (
+            answered(packages={}, site={"vllm_command": False, "worker_flags": False}),
             "vllm",
-            "there is no vLLM on the node: no module vllm",
+            "nothing starts vLLM on the node",
             "WEFT_VLLM_COMMAND",
+        ),
+        (
+            answered(site={"vllm_command": True, "vllm_program": ""}),
+            "vllm",
+            "the program that WEFT_VLLM_COMMAND names is not found",
+            "activate the environment that has vLLM",
         ),
         (
             answered(routers=[{"address": "r:7000", "reachable": False, "detail": "connection refused"}]),
@@ -202,6 +213,14 @@ def test_calls_that_travel_as_tasks_need_no_router() -> None:
     facts = answered(routers=[{"address": "r:7000", "reachable": False, "detail": "timed out"}])
     assert wrong(replace(facts, call_mode=CallMode.TASK)) == []
     assert len(wrong(facts)) == 1
+
+
+def test_what_starts_vllm_or_serves_calls_need_not_be_a_package() -> None:
+    assert wrong(answered(packages={}, site={"worker_flags": True})) == []
+    assert wrong(answered(weft="")) == [], "a program that is a container's"
+    ready = {"version": "0.11.0", "state": "ready", "url": "http://127.0.0.1:8000"}
+    found = {check.part: check.found for check in diagnose(answered(vllm=ready, site={}))}
+    assert found["vllm"] == "vLLM 0.11.0 at http://127.0.0.1:8000 is ready"
 
 
 def test_nothing_is_said_of_what_was_not_asked() -> None:
