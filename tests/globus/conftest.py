@@ -7,19 +7,27 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from globus_compute_sdk.sdk import executor
 
 from tests.globus import templates
+from tests.globus.chain import QUICK, WITH_LAUNCHER, Chain
 from tests.globus.endpoint import EndpointAgent
 from tests.globus.hosted import Hosted, Identity
 from tests.globus.rabbitmq import RabbitMQ
+from tests.globus.recipes import WEFT, Recipes, run_weft
 from tests.globus.run import Run
 from tests.globus.site import Site, make_site
 from tests.globus.slurm import PARTITION, Slurm
+from tests.testing.mesh import StartMesh
 from tests.testing.parts import need_part
+
+MakeAgent = Callable[..., EndpointAgent]
+StartChain = Callable[..., Awaitable[Chain]]
 
 _agents: list[EndpointAgent] = []
 _runs: list[Run] = []
@@ -151,6 +159,77 @@ def shared_endpoint(
     )
     agent.start()
     return agent
+
+
+@pytest.fixture(scope="session")
+def functions(run: Run, owner: Identity) -> Path:
+    """Weft's functions, registered with the service: the file that says their UUIDs."""
+    file = run.folder / "functions.yaml"
+    environ = {**os.environ, "WEFT_HOME": str(run.folder / "administrator")}
+    run_weft(*WEFT, "functions", "register", "--no-registry", "--file", str(file), environ=environ)
+    return file
+
+
+@pytest.fixture(scope="session")
+def recipes(run: Run, site: Site, functions: Path) -> Recipes:
+    """How endpoints are rendered."""
+    return Recipes(run, site, Path(os.environ.get("WEFT_VLLM_PYTHON", "/missing/bin/python")), functions)
+
+
+@pytest.fixture(scope="session")
+def make_agent(
+    run: Run, hosted: Hosted, site: Site, owner: Identity, account: str | None, recipes: Recipes
+) -> MakeAgent:
+    """Renders and starts agents that live as long as the run."""
+
+    def make(name: str, scheduler: str, *, real: bool, flags: tuple[str, ...] = (), **more: Any) -> EndpointAgent:
+        environ: dict[str, str] = more.pop("environ", {})
+        walltime: str = more.pop("walltime", "00:20:00")
+        agent = EndpointAgent(run, hosted, site, owner, name, user=account, environ=environ)
+        _agents.append(agent)
+        described = recipes.describe_site(scheduler, real=real, walltime=walltime)
+        recipes.render(agent, described, recipes.describe_model(real=real, flags=flags), **more)
+        agent.start()
+        return agent
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def local_sim(make_agent: MakeAgent) -> EndpointAgent:
+    """Workers with a simulated vLLM, on the agent's machine."""
+    return make_agent("local-sim", "local", real=False)
+
+
+@pytest.fixture(scope="session")
+def slurm_sim(make_agent: MakeAgent, slurm: Slurm) -> EndpointAgent:
+    """Workers with a simulated vLLM, in jobs of Slurm."""
+    return make_agent("slurm-sim", "slurm", real=False, environ=slurm.environ)
+
+
+@pytest.fixture(scope="session")
+def slurm_vllm(make_agent: MakeAgent, slurm: Slurm, request: pytest.FixtureRequest) -> EndpointAgent:
+    """Workers with a real vLLM, in jobs of Slurm."""
+    need_part("vllm", request.config)
+    return make_agent("slurm-vllm", "slurm", real=True, environ=slurm.environ)
+
+
+@pytest.fixture
+async def start_chain(start_mesh: StartMesh, hosted: Hosted, functions: Path) -> AsyncIterator[StartChain]:
+    """Starts meshes with a launcher; options are those of meshes. Their workers end with the test."""
+    chains: list[Chain] = []
+
+    async def start(cluster: dict[str, str] | None = None, **options: Any) -> Chain:
+        launcher = {**QUICK, **options.pop("launcher", {})}
+        mesh = await start_mesh(workers=0, services=WITH_LAUNCHER, endpoints=(), launcher=launcher, **options)
+        chains.append(Chain(mesh, hosted, functions))
+        await chains[-1].begin(**(cluster or {}))
+        return chains[-1]
+
+    yield start
+    hosted.be_well()
+    for chain in chains:
+        await chain.stop_all()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -77,6 +77,10 @@ class EndpointAgent:
             (self.folder / "user_config_schema.json").write_text(json.dumps(schema))
         marks = {**self._run.marks, **(environment or {})}
         (self.folder / "user_environment.yaml").write_text(yaml.safe_dump(marks))
+        self.hand_over()
+
+    def hand_over(self) -> None:
+        """Gives its files to its user; whoever writes them otherwise than by `configure` does this."""
         self._run.own(self._configurations, self._user)
 
     def start(self) -> None:
