@@ -50,7 +50,7 @@ URLS = frozenset(
 SECRETS = (
     r"((?:api[_-]?key|token|secret|password|authorization)[\"']?\s*[=:]\s*[\"']?(?:bearer\s+)?)[^\s\"',;&]{6,}",
     r"((?:--[\w-]*(?:key|token|secret|password)|\bbearer)\s+)[^\s\"',;&]{6,}",
-    r"(\b)(?:hf_|sk-|weft_)[A-Za-z0-9_-]{8,}",
+    r"(\b)(?-i:hf_|sk-|weft_)[A-Za-z0-9_-]{8,}",
     r"(\w+://)[^\s/@:]+:[^\s/@]+(?=@)",
 )
 """What looks like a credential in a log, after what stays."""
