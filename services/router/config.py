@@ -40,6 +40,8 @@ class RouterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     heartbeat_after_s: float = 15.0
     """After so long without a first byte a streamed call hears how things stand, and as often again."""
     max_waiting_calls: int = 2000
+    max_waiting_bytes: int = 512 * 1024 * 1024
+    """Bodies of all calls that wait."""
     max_calls: int = 8192
     max_body_bytes: int = 32 * 1024 * 1024
     settle_s: float = 5.0
@@ -59,6 +61,7 @@ class RouterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             self.max_waiting_calls,
             self.cold_start_patience_s,
             self.heartbeat_after_s,
+            self.max_waiting_bytes,
         )
 
     def tls(self, home: Path) -> TlsListener | None:

@@ -45,13 +45,16 @@ log = logging.getLogger(__name__)
 _ANSWER_TOKENS: Final = 256
 """What a call without a bound is reckoned to generate, for comparing loads."""
 
+_SOONEST_COMMENT: Final = 1.0
+"""Seconds of silence that no client hears a comment before, however little patience it claims."""
+
 _MOST_TOKENS: Final = 1 << 20
 """What one call is reckoned to cost at most: a client that asks for 10^18 tokens is not to make a server look busy."""
 
 
 @dataclass(frozen=True, slots=True)
 class DispatchSettings:
-    """How hard the router tries. Durations are in seconds."""
+    """How hard the router tries. Durations are in seconds, sizes in bytes."""
 
     bounds: Bounds
     max_attempts: int
@@ -59,6 +62,7 @@ class DispatchSettings:
     max_waiting: int
     cold_patience: float = 600.0
     heartbeat_after: float = 15.0
+    max_waiting_bytes: int = 512 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +217,8 @@ class DispatchedCall:
         sought = roster.sought(self.model, self.request.cluster, self.request.framework, self._caller)
         launchable = roster.launchable(sought)
         until = self._waits_until(launchable)
-        if not self.turn and roster.waiting >= dispatcher.settings.max_waiting:
-            self.fail(self._last_error or verdict.crowded(dispatcher.settings.max_waiting))
+        if not self.turn and self._crowded():
+            self.fail(self._last_error or verdict.crowded(roster.waiting))
         elif now >= until or verdict.closed(self._planned, launchable) or self._hopeless(launchable):
             self._give_up()
         else:
@@ -227,6 +231,16 @@ class DispatchedCall:
                     self._watchdog.ask_at(math.inf)
             roster.waiting_calls.add(self, sought)
 
+    @property
+    def size(self) -> int:
+        """See `Waiter.size`."""
+        return len(self.request.body)
+
+    def _crowded(self) -> bool:
+        """Whether as many calls wait as may, or hold as many bytes."""
+        settings, waiting = self._dispatcher.settings, self._dispatcher.roster.waiting_calls
+        return len(waiting) >= settings.max_waiting or waiting.size + self.size > settings.max_waiting_bytes
+
     def _waits_until(self, launchable: Sequence[Launchable]) -> float:
         settings = self._dispatcher.settings
         if all(one.closed for one in launchable):
@@ -235,7 +249,7 @@ class DispatchedCall:
             patience = read_patience(self._asked)
             streamed = self._to_keep > 0
             if streamed and patience.silence < 2 * settings.heartbeat_after:
-                self._watchdog.quiet_every(patience.silence / 2)
+                self._watchdog.quiet_every(max(_SOONEST_COMMENT, patience.silence / 2))
             own = (bound - HOP for bound in (self.request.timeout, self.request.first_byte_timeout) if bound)
             seconds = min(settings.cold_patience, patience.wait if streamed else patience.whole, *own)
             self._cold_until = self.started + seconds

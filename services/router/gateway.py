@@ -65,7 +65,7 @@ class Gateway:
             principal = self._principals.peek(credential) if credential else None
             if principal is not None:
                 call.begin(principal)
-            elif not credential and request.operation in PUBLIC:
+            elif request.operation in PUBLIC:
                 call.begin(None)
             else:
                 call.authenticate(credential)
@@ -112,7 +112,9 @@ class Gateway:
         request, roster = call.request, self._dispatcher.roster
         check_operation(request.method, request.operation)
         if request.operation in FIRST_STATUS:
-            return LaterAnswer(self._status.answer(request.operation, request.cluster, principal), call, call.credit)
+            return LaterAnswer(
+                lambda: self._status.answer(request.operation, request.cluster, principal), call, call.credit
+            )
         if principal is None:
             raise ServiceError(Reason.CREDENTIAL_MISSING)
         if lists_models(request.operation):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 from services.core.answers import ReadyAnswer
 from services.core.errors import Reason, ServiceError
@@ -15,18 +14,18 @@ log = logging.getLogger(__name__)
 
 
 class LaterAnswer:
-    """Tells the JSON body that a coroutine makes, or its `ServiceError`. Leaving ends the coroutine."""
+    """Tells the JSON body that `make` gives, or its `ServiceError`. Leaving ends the making."""
 
-    def __init__(self, making: Coroutine[Any, Any, bytes], receiver: Receiver, credit: int) -> None:
+    def __init__(self, make: Callable[[], Awaitable[bytes]], receiver: Receiver, credit: int) -> None:
         self._receiver = receiver
         self._credit = credit
         self._ready: ReadyAnswer | None = None
-        self._task = asyncio.get_running_loop().create_task(self._make(making))
+        self._task = asyncio.get_running_loop().create_task(self._make(make))
 
-    async def _make(self, making: Coroutine[Any, Any, bytes]) -> None:
+    async def _make(self, make: Callable[[], Awaitable[bytes]]) -> None:
         answer: tuple[Head, bytes] | ServiceError
         try:
-            body = await making
+            body = await make()
             answer = Head(200, (("content-type", "application/json"), ("content-length", str(len(body))))), body
         except ServiceError as error:
             answer = error

@@ -19,9 +19,9 @@ def closed(planned: Plan, launchable: Sequence[Launchable]) -> str:
     return planned.closed
 
 
-def crowded(max_waiting: int) -> ServiceError:
-    """As many calls wait as may."""
-    message = f"{max_waiting} calls wait for a worker at this router, which is its limit; try again shortly."
+def crowded(waiting: int) -> ServiceError:
+    """As many calls wait as may, or those that wait hold as many bytes."""
+    message = f"{waiting} calls wait for a worker at this router, and it takes no more of them; try again shortly."
     return ServiceError(Reason.OVERLOADED, message, retry_after=5.0)
 
 

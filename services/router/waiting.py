@@ -22,6 +22,10 @@ class Waiter(Protocol):
 
     turn: int
 
+    @property
+    def size(self) -> int:
+        """The size of its body, in bytes."""
+
     def next_attempt(self) -> None:
         """Something may serve it now. It waits no longer, unless it says so again."""
 
@@ -30,10 +34,13 @@ class Waiter(Protocol):
 
 
 class WaitingCalls:
-    """The queues. `changed` is called when a queue comes to be, and when one is empty."""
+    """The queues. `changed` is called when a queue comes to be, and when one is empty. `size` are the bytes of all
+    bodies that wait.
+    """
 
     def __init__(self) -> None:
         self.changed: Callable[[], None] = lambda: None
+        self.size = 0
         self._queues: dict[Sought, list[tuple[int, Waiter]]] = {}
         self._counts: dict[Sought, int] = {}
         self._sought: dict[Waiter, Sought] = {}
@@ -52,6 +59,7 @@ class WaitingCalls:
         self.leave(waiter)
         waiter.turn = waiter.turn or next(self._turns)
         self._sought[waiter] = sought
+        self.size += waiter.size
         queue = self._queues.setdefault(sought, [])
         heapq.heappush(queue, (waiter.turn, waiter))
         count = self._counts[sought] = self._counts.get(sought, 0) + 1
@@ -65,6 +73,7 @@ class WaitingCalls:
         sought = self._sought.pop(waiter, None)
         if sought is None:
             return
+        self.size -= waiter.size
         self._counts[sought] -= 1
         if not self._counts[sought]:
             del self._counts[sought], self._queues[sought]

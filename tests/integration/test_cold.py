@@ -88,7 +88,7 @@ async def test_an_unstreamed_call_hears_at_the_end_of_its_patience_how_things_st
         }
         await launcher.until_wanted(ENDPOINT, 0)
         assert launcher.wants[0] == (ENDPOINT, 1)
-        assert launcher.credentials == {f"Bearer {(mesh.home / 'service.key').read_text().strip()}"}
+        assert launcher.credentials == {(mesh.home / "service.key").read_text().strip()}
 
 
 async def test_a_client_hears_before_it_would_give_up(start_mesh: StartMesh, launcher: FakeLauncher) -> None:

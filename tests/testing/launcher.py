@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 from weft.launcher.v1 import launcher_pb2, launcher_pb2_grpc
 
-from services.rpc.channel import SERVER_OPTIONS
+from services.rpc.channel import SERVER_OPTIONS, credential_of
 from tests.testing.processes import SOON, HeldPort
 
 _SIGN_OF_LIFE = 5.0
@@ -77,7 +77,7 @@ class FakeLauncher(launcher_pb2_grpc.LauncherServiceServicer):
 
     async def Want(self, request: launcher_pb2.WantRequest, context: Context) -> launcher_pb2.WantResponse:  # noqa: N802
         """See the proto."""
-        self.credentials.update(value for key, value in context.invocation_metadata() or () if key == "authorization")
+        self.credentials.add(credential_of(context.invocation_metadata()) or "")
         self.wants.append((request.endpoint, request.waiting))
         self._wanted.set()
         state = self._states.get(request.endpoint) or launcher_pb2.EndpointState(endpoint=request.endpoint)

@@ -10,5 +10,6 @@ class Waiter:
 
     def __init__(self, wake: Callable[[], None], told: Callable[[], None] = lambda: None) -> None:
         self.turn = 0
+        self.size = 10
         self.next_attempt = wake
         self.state_changed = told

@@ -238,6 +238,29 @@ def test_no_more_wait_than_may_but_who_has_waited_may_wait_again():
     bench.assert_over()
 
 
+def test_the_bodies_that_wait_are_bounded_together():
+    bench = Bench(DispatchSettings(Bounds(), 3, 5, max_waiting=100, max_waiting_bytes=30))
+    waits, call = bench.call()
+    waits_too, left = bench.call()
+    refused, _ = bench.call()
+    assert (waits.ends, waits_too.ends, refused.reason) == ([], [], Reason.OVERLOADED)
+    left.cancel()
+    _, later = bench.call()
+    assert bench.roster.waiting == 2
+    call.cancel()
+    later.cancel()
+    bench.assert_over()
+
+
+def test_no_client_has_the_router_write_as_fast_as_it_can():
+    bench = Bench()
+    answer, call = bench.call(stream=True, asked=(("x-stainless-read-timeout", "0.001"),))
+    bench.clock.advance(10)
+    assert answer.body.count(b": weft") == 10
+    call.cancel()
+    bench.assert_over()
+
+
 # Heartbeats
 
 
