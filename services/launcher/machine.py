@@ -76,6 +76,8 @@ class Outcome:
 
 def submitted(start: Start, task: str, now: float) -> Start:
     """Globus has taken its task."""
+    if not start.live:
+        return start
     if start.state is not StartState.PENDING:
         return msgspec.structs.replace(start, task=start.task or task)
     return msgspec.structs.replace(
@@ -213,8 +215,9 @@ def ended(start: Start, now: float, *, detail: str, outcome: str) -> Start:
 
 def failed(start: Start, now: float, detail: str, *, outcome: str, counts: bool = True) -> Start:
     """It is over by an error. `counts` is false for one that the next attempt is not to wait for."""
-    start = _over(start, StartState.FAILED, now, detail, outcome)
-    return msgspec.structs.replace(start, counts=counts)
+    if not start.live:
+        return start
+    return msgspec.structs.replace(_over(start, StartState.FAILED, now, detail, outcome), counts=counts)
 
 
 def _over(start: Start, state: StartState, now: float, detail: str, outcome: str) -> Start:
