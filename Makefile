@@ -8,7 +8,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help up demo test checks test-vllm test-globus bench lint format types layers protos protos-check lock clean
+.PHONY: help up demo test checks test-vllm test-globus bench bench-globus lint format types layers protos protos-check lock clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -35,6 +35,10 @@ test-globus: .venv/.installed ## the tests with real Globus Compute endpoints, a
 
 bench: .venv/.installed ## measure what the mesh adds to a request
 	@exec $(BIN)/python -m bench $(ARGS)
+
+bench-globus: .venv/.installed ## measure what Globus Compute costs a call, with a real endpoint and a real vLLM; as root
+	@bash tests/globus/environment/install.sh
+	@exec $(BIN)/python -m bench.globus $(ARGS)
 
 lint: .venv/.installed ## ruff: mistakes and layout
 	$(BIN)/ruff check
