@@ -40,6 +40,8 @@ STOP_SECONDS = 20.0
 """What a worker has on top of its grace to end itself and its vLLM."""
 LOCK_SECONDS = 30.0
 """How long a slot is waited for whose last start still ends."""
+VLLM_RESTARTS = 3
+"""A vLLM that fails so often in a row holds its GPUs for nothing; the site may say otherwise by its flags."""
 TAIL_LINES = 40
 LINE_LENGTH = 500
 
@@ -290,6 +292,7 @@ class Start:
             command += ["--drain-before", f"{self.drain_before:g}"]
         if self.attach_timeout:
             command += ["--attach-timeout", f"{self.attach_timeout:g}"]
+        command += ["--vllm-restarts", str(VLLM_RESTARTS)]
         return command + self.flags  # last, so that the site has the last word
 
     def _reach_a_router(self) -> None:

@@ -330,6 +330,19 @@ def test_no_worker_is_started_where_no_router_can_be_reached(site: Site, tmp_pat
     assert not out.exists()
 
 
+def test_weft_worker_itself_takes_what_it_is_given(site: Site) -> None:
+    """The real program, with a router that hangs up: it says so by the exit code that stands for that."""
+    site.environ["WEFT_WORKER_PROGRAM"] = f"{sys.executable} -m services.cli"
+    with listening(b"") as router:
+        asked = of_start(
+            mode="session", routers=[f"127.0.0.1:{router.port}"], walltime_s=3600, drain_before_s=60, attach_timeout_s=3
+        )
+        result = site.run("start_worker", asked)
+    assert result["outcome"] == "router_unreachable", result
+    assert "The worker ended with exit code 4." in result["detail"]
+    assert not site.processes()
+
+
 # Batches
 
 FRAGILE = """
