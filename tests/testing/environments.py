@@ -99,6 +99,8 @@ def built(name: str, sources: Sequence[Path], build: Callable[[Path], None]) -> 
             os.umask(0o022)
             folder.mkdir()
             build(folder)
+            # Some programs write files for their owner alone, whatever the umask.
+            subprocess.run(["chmod", "-R", "a+rX", str(folder)], check=True)
             (folder / "complete").touch()
             progress(f"Built in {time.monotonic() - started:.0f} s.")
     return folder
