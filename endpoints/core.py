@@ -20,11 +20,10 @@ _HEAD = "# Written by `weft endpoints render`, which writes it anew: change its 
 def core_config(name: str, site: Site, settings: Settings, functions: Functions | None, folder: str) -> str:
     """`config.yaml`: without an engine, which in version 4 is the template's. Raises EndpointFilesError."""
     _check_assurance(settings)
-    config: dict[str, Any] = {
-        "display_name": settings.display_name or name,
-        "amqp_port": settings.amqp_port or site.amqp_port,
-        "heartbeat_period": settings.heartbeat_period,
-    }
+    config: dict[str, Any] = {"display_name": settings.display_name or name}
+    if (port := settings.amqp_port or site.amqp_port) is not None:
+        config["amqp_port"] = port  # else the one that the service tells
+    config["heartbeat_period"] = settings.heartbeat_period
     optional: dict[str, Any] = {
         "public": settings.public,
         "debug": settings.debug,

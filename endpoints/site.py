@@ -101,4 +101,4 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     run_folder: str | None = None
     folder: str = "~/.globus_compute"
     container: Container | None = None
-    amqp_port: int = 443
+    amqp_port: int | None = 443

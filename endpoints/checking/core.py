@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from endpoints.checking.places import line_of, line_with
 
 CONFIG = "config.yaml"
 _PORTS = (443, 5671, 5672)
+_UUIDS = ("allowed_functions", "admins", "authentication_policy", "subscription_id")
 _PATHS = ("identity_mapping_config_path", "user_config_template_path", "user_config_schema_path")
 
 
@@ -97,6 +99,13 @@ class CoreConfig:
                 problem = f"{known[key]} is not there; {found.name} of this folder was checked"
                 yield Finding(CONFIG, self._at(key), key, problem, "copy the folder to where it says", warning=True)
                 known[key] = str(found)
+        for key in set(_UUIDS) & set(known):
+            value = known[key]
+            wrong = [one for one in (value if isinstance(value, list) else [value]) if not _is_uuid(one)]
+            for one in wrong:
+                yield Finding(CONFIG, line_with(self.text, str(one)), key, f"{one!r} is no UUID", "write a UUID")
+            if wrong:
+                del known[key]
         try:
             self.loaded = load_config_yaml(yaml.safe_dump(known))
         except Exception as error:
@@ -147,6 +156,10 @@ class CoreConfig:
         except Exception as error:
             yield Finding(path.name, *_place(text, str(error)), "see Globus's identity mapping guide")
             return
+        if len(mapper.identity_mappings) < len(json.loads(text)):
+            problem = "is of a kind that nothing here maps; the agent passes over it"
+            remedy = "write expression_identity_mapping#1.0.0 or external_identity_mapping#1.0.0"
+            yield Finding(path.name, line_with(text, '"DATA_TYPE"'), "DATA_TYPE", problem, remedy)
         yield from _loose(path.name, text)
         if identity is not None:
             mapped = [
@@ -176,27 +189,42 @@ class CoreConfig:
                 yield Finding(name, line_of(text, [str(key)]), str(key), problem, "write NAME: value")
 
 
+def _is_uuid(value: object) -> bool:
+    try:
+        uuid.UUID(str(value))
+    except ValueError:
+        return False
+    return True
+
+
 def _place(text: str, problem: str) -> tuple[int, str, str]:
     """Line, field and words for an identity mapping's error, which names a value but no place."""
     problem = " ".join(problem.split())
+    for rule in _rules(text):
+        if (match := rule.get("match")) and match in problem:
+            return line_with(text, json.dumps(match)), "match", problem
     for field in ("DATA_TYPE", "match", "output", "source", "mappings"):
         if field in problem:
             return line_with(text, f'"{field}"'), field, problem
-    value = next((v for v in re.findall(r'"([^"]{3,})"', text) if v in problem), None)
-    return (line_with(text, value) if value else 1), "", problem or "is no identity mapping"
+    return 1, "", problem or "is no identity mapping"
 
 
 def _loose(name: str, text: str) -> Iterator[Finding]:
-    for mapping in json.loads(text):
-        for rule in mapping.get("mappings", []):
-            match = rule.get("match", "")
-            if re.search(r"@.*(?<!\\)\.(?![*?])", match) and not rule.get("literal"):
-                at = line_with(text, json.dumps(match))
-                problem = f"{match}: a '.' stands for any character, so other domains fit too"
-                yield Finding(name, at, "match", problem, "write '\\\\.' for it")
-            if match in (".*", "(.*)"):
-                at = line_with(text, json.dumps(match))
-                yield Finding(name, at, "match", f"{match}: everybody fits", "name a domain: (.*)@example\\\\.edu")
+    for rule in _rules(text):
+        match = str(rule.get("match", ""))
+        at = line_with(text, json.dumps(match))
+        if re.search(r"@.*(?<!\\)\.(?![*?])", match) and not rule.get("literal"):
+            problem = f"{match}: a '.' stands for any character, so other domains fit too"
+            yield Finding(name, at, "match", problem, "write '\\\\.' for it")
+        if match in (".*", "(.*)"):
+            yield Finding(name, at, "match", f"{match}: everybody fits", "name a domain: (.*)@example\\\\.edu")
+
+
+def _rules(text: str) -> list[dict[str, Any]]:
+    """The rules of an identity mapping, whatever else is wrong with it."""
+    tree = json.loads(text)
+    mappings = [one for one in tree if isinstance(one, dict)] if isinstance(tree, list) else []
+    return [rule for one in mappings for rule in one.get("mappings", []) if isinstance(rule, dict)]
 
 
 def _person(identity: str) -> dict[str, str]:

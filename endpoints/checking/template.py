@@ -25,7 +25,7 @@ from globus_compute_endpoint.endpoint.identity_mapper import MappedPosixIdentity
 
 from endpoints.checking.core import CoreConfig
 from endpoints.checking.finding import Finding
-from endpoints.checking.places import line_with
+from endpoints.checking.places import line_of, line_with
 
 Variables = dict[str, Any]
 SENT: Variables = {"weft_endpoint": "clusters/check/endpoints/check", "weft_slot": 0}
@@ -93,8 +93,15 @@ class Template:
             yield Finding(name, error.lineno, "", f"is not JSON: {error.msg}", "mend it")
             return
         except jsonschema.SchemaError as error:
-            field = ".".join(map(str, error.absolute_path))
-            yield Finding(name, self._schema_line(field), field, f"is no JSON schema: {error.message}", "mend it")
+            way = [str(step) for step in error.absolute_path]
+            field = ".".join(way)
+            yield Finding(
+                name,
+                line_of(self._schema_path.read_text(), way),
+                field,
+                f"is no JSON schema: {error.message}",
+                "mend it",
+            )
             return
         self.schema = schema
         if schema is not None and schema.get("additionalProperties", True) is not False:
@@ -114,7 +121,7 @@ class Template:
             if field.split(".")[0].split(",")[0] in SENT:
                 problem, remedy = f"refuses what Weft sends: {error.message}", "allow weft_endpoint and weft_slot"
             else:
-                problem, remedy = f"refuses {error.message}", f"give a value for the check: --set {field}=VALUE"
+                problem, remedy = error.message, f"give a value that fits, for the check: --set {field}=VALUE"
             yield Finding(name, self._schema_line(field), field, problem, remedy)
 
     def _check_rendering(self) -> Iterator[Finding]:
@@ -182,7 +189,9 @@ class Template:
         schema = self.schema or {}
         found: Variables = {}
         for name in schema.get("required", []):
-            told = schema.get("properties", {}).get(name, {})
+            told = schema.get("properties", {}).get(name)
+            if told is None:
+                continue  # and the schema's check says that it is needed and not known
             if "enum" in told:
                 found[name] = told["enum"][0]
             else:
