@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+import msgspec
 from weft.session.v1 import frame_pb2
 
 from services.core.catalogue import Catalogue, Endpoint
@@ -214,13 +215,7 @@ class BridgeWorker:
             timeout=timeout,
             wait=wait,
         )
-        config: dict[str, Any] = {}
-        if self.started and backend.launch is not None:  # the very node, by the configuration that it was started with
-            config = {
-                **backend.launch.user_endpoint_config,
-                "weft_endpoint": worker.endpoint,
-                "weft_slot": worker.slot,
-            }
+        config = msgspec.json.decode(worker.config)  # the very node, by the configuration that it was started with
         return await parts.tasks.run(credentials, at.endpoint_uuid, function, payload, config)
 
     def _target(self) -> tuple[GlobusBackend, GlobusFunction]:

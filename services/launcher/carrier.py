@@ -69,7 +69,7 @@ class Carrier:
                 self._end_worker(start, places)
         self._ask_queues(starts, catalogue)
         self._task_workers.follow(
-            TaskWorker(start.id, start.endpoint, start.slot, found[1].serves)
+            TaskWorker(start.id, start.endpoint, start.slot, found[1].serves, start.config)
             for start in starts
             if start.tasks and start.state is StartState.READY
             if (found := launched(catalogue.endpoints.get(start.endpoint))) is not None
@@ -92,7 +92,7 @@ class Carrier:
         if start.id not in self._carried:
             carrying: Coroutine[Any, Any, None]
             if start.task:
-                carrying = follow(self._tasks, self._requests.credentials(start.endpoint), start.task, tell)
+                carrying = follow(self._tasks, start.credentials, start.task, tell)
             else:
                 carrying = submit(self._tasks, partial(self._requests.start_worker, start), tell)
             self._carried[start.id] = _spawn(carrying, f"start {start.id}")

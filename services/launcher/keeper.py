@@ -23,9 +23,9 @@ from services.launcher.config import LauncherConfig
 from services.launcher.metrics import LEADING, LIVE, count_change
 from services.launcher.policy import Action, GiveUp, Launch, Policy, Stop, Use, backoff, decide
 from services.launcher.queues import Queues
-from services.launcher.requests import in_task_mode, launched, resolve
+from services.launcher.requests import in_task_mode, launched, new_start, resolve
 from services.launcher.routers import Routers, Sightings
-from services.launcher.starts import Start, StartState, new_id
+from services.launcher.starts import Start, StartState
 from services.launcher.states import describe
 from services.launcher.store import LeaseLostError, Store
 from services.launcher.watcher import Delayed, Ended, Event, Failed, NodeSeen, Revoked, Submitted
@@ -171,8 +171,10 @@ class Keeper:
         match action:
             case Launch(slot):
                 found = launched(catalogue.endpoints.get(endpoint))
-                tasks = found is not None and in_task_mode(found[0], found_out=endpoint in found_out)
-                start = Start(new_id(), endpoint, slot, created_at=now, tasks=tasks)
+                if found is None:
+                    return
+                tasks = in_task_mode(found[0], found_out=endpoint in found_out)
+                start = new_start(endpoint, slot, *found, now, tasks=tasks)
                 if await self._store.add(start, self._held()):
                     log.info("starting a worker", extra={"start": start.id, "endpoint": endpoint, "slot": slot})
                     self._starts[start.id] = start

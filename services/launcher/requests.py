@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import msgspec
 
 from services.core.catalogue import Availability, Catalogue, Endpoint
 from services.core.globus import CallMode, GlobusBackend, GlobusFunction, LaunchPolicy
@@ -12,7 +14,7 @@ from services.launcher.config import LauncherConfig
 from services.launcher.enrolment import Enrolment
 from services.launcher.functions import Functions
 from services.launcher.policy import Policy
-from services.launcher.starts import Start
+from services.launcher.starts import Start, new_id
 from services.launcher.tasks import DEFAULT_CREDENTIALS, INFERENCE, START_WORKER
 from services.launcher.watcher import Submission
 
@@ -70,22 +72,17 @@ class Requests:
         self._enrolment = enrolment
         self._config = config
 
-    def credentials(self, endpoint: str) -> str:
-        """The name of the credentials that an endpoint's tasks are submitted with."""
-        found = self._catalogue().endpoints.get(endpoint)
-        backend = found.backend if found is not None else None
-        return (backend.credentials if isinstance(backend, GlobusBackend) else "") or DEFAULT_CREDENTIALS
-
     async def start_worker(self, start: Start) -> Submission:
         """The task that starts its worker. Raises `GlobusError`, or what auth raises."""
-        backend, launch = self._launched(start)
-        policy_time = self._config.queue_time_s if launch.queue_time is None else launch.queue_time
-        at = launch.start_worker
-        function = await self._functions.find(
-            self._catalogue(), START_WORKER, at, backend.credentials or DEFAULT_CREDENTIALS
-        )
-        token = await self._enrolment.issue(start.id, start.endpoint, lifetime=policy_time, serves=launch.serves)
+        found = launched(self._catalogue().endpoints.get(start.endpoint))
+        if found is None:
+            raise GlobusError(Kind.OTHER, f"No workers are started for '{start.endpoint}' any more.", "")
+        backend, launch = found
         config = self._config
+        at = GlobusFunction(start.globus_endpoint, launch.start_worker.function_uuid)
+        function = await self._functions.find(self._catalogue(), START_WORKER, at, start.credentials)
+        lifetime = config.queue_time_s if launch.queue_time is None else launch.queue_time
+        token = await self._enrolment.issue(start.id, start.endpoint, lifetime=lifetime, serves=launch.serves)
         payload = {
             "endpoint": start.endpoint,
             "start": start.id,
@@ -99,38 +96,41 @@ class Requests:
             "drain_before_s": config.drain_before_s,
             "attach_timeout_s": config.attach_timeout_s,
         }
-        return self._submission(start, backend, launch, at, function, payload)
+        return _submission(start, at, function, payload)
 
     async def control(self, start: Start, what: str) -> Submission:
         """A task that asks its node for vLLM's `state`, or to `stop` it. Raises `GlobusError`."""
-        backend, launch = self._launched(start)
-        at = GlobusFunction(launch.start_worker.endpoint_uuid)
-        if backend.inference is not None:
-            at = backend.inference
-        function = await self._functions.find(
-            self._catalogue(), INFERENCE, at, backend.credentials or DEFAULT_CREDENTIALS
-        )
-        payload = {"endpoint": start.endpoint, "slot": start.slot, "control": what, "start": start.id}
-        return self._submission(start, backend, launch, at, function, payload)
-
-    def _launched(self, start: Start) -> tuple[GlobusBackend, LaunchPolicy]:
         found = launched(self._catalogue().endpoints.get(start.endpoint))
-        if found is None:
-            raise GlobusError(Kind.OTHER, f"No workers are started for '{start.endpoint}' any more.", "")
-        return found
+        at = GlobusFunction(start.globus_endpoint)
+        if found is not None and found[0].inference is not None:
+            at = found[0].inference
+        function = await self._functions.find(self._catalogue(), INFERENCE, at, start.credentials)
+        payload = {"endpoint": start.endpoint, "slot": start.slot, "control": what, "start": start.id}
+        return _submission(start, at, function, payload)
 
-    @staticmethod
-    def _submission(
-        start: Start,
-        backend: GlobusBackend,
-        launch: LaunchPolicy,
-        at: GlobusFunction,
-        function: str,
-        payload: dict[str, Any],
-    ) -> Submission:
-        config = {**launch.user_endpoint_config, "weft_endpoint": start.endpoint, "weft_slot": start.slot}
-        credentials = backend.credentials or DEFAULT_CREDENTIALS
-        return Submission(credentials, at.endpoint_uuid, function, payload, config)
+
+def _submission(start: Start, at: GlobusFunction, function: str, payload: Mapping[str, Any]) -> Submission:
+    config = msgspec.json.decode(start.config)
+    return Submission(start.credentials, at.endpoint_uuid, function, payload, config)
+
+
+def new_start(
+    endpoint: str, slot: int, backend: GlobusBackend, launch: LaunchPolicy, now: float, *, tasks: bool
+) -> Start:
+    """A start, decided now. Its slot is in its user endpoint's configuration, so that each worker has a job of its
+    own, and its tasks reach the node of that job.
+    """
+    config = {**launch.user_endpoint_config, "weft_endpoint": endpoint, "weft_slot": slot}
+    return Start(
+        new_id(),
+        endpoint,
+        slot,
+        created_at=now,
+        tasks=tasks,
+        globus_endpoint=launch.start_worker.endpoint_uuid,
+        credentials=backend.credentials or DEFAULT_CREDENTIALS,
+        config=msgspec.json.encode(config).decode(),
+    )
 
 
 def in_task_mode(backend: GlobusBackend, *, found_out: bool) -> bool:

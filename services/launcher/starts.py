@@ -25,11 +25,13 @@ ENDED: Final = frozenset({StartState.GONE, StartState.FAILED})
 
 
 class Start(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One start of one worker. `tasks` is true where calls travel as tasks, `task` is Globus's id of the start-worker
-    task. `counts` is false for an end that says nothing against the next attempt.
+    """One start of one worker.
 
-    `absent_since` is when its worker was first missed at every router; `task_error` why its task is over although its
-    worker was still there.
+    Its tasks go to `globus_endpoint` with `credentials` and the user endpoint configuration `config`, in JSON: as they
+    were when it was decided, since others would lead to another node. `tasks` is true where calls travel as tasks,
+    `task` is Globus's id of the start-worker task. `counts` is false for an end that says nothing against the next
+    attempt. `absent_since` is when its worker was first missed at every router; `task_error` why its task is over
+    although its worker was still there.
     """
 
     id: str
@@ -39,6 +41,9 @@ class Start(msgspec.Struct, frozen=True, omit_defaults=True):
     state: StartState = StartState.PENDING
     detail: str = "a worker is about to be started"
     tasks: bool = False
+    globus_endpoint: str = ""
+    credentials: str = ""
+    config: str = "{}"
     task: str = ""
     job: str = ""
     host: str = ""

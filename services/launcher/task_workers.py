@@ -9,12 +9,15 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class TaskWorker:
-    """A worker whose vLLM answers, and whose calls travel as tasks. `serves` is the one principal whom it serves."""
+    """A worker whose vLLM answers, and whose calls travel as tasks. `serves` is the one principal whom it serves;
+    `config`, in JSON, the user endpoint configuration that it was started with: another would lead to another node.
+    """
 
     start: str
     endpoint: str
     slot: int
     serves: str = ""
+    config: str = "{}"
 
 
 class TaskWorkers(Protocol):

@@ -184,13 +184,14 @@ async def test_an_endpoint_without_starts_is_served_as_soon_as_the_catalogue_has
 async def test_a_started_worker_is_served_under_its_start_and_by_its_slot(world: World) -> None:
     async with sim_port() as port:
         await world.create(port, launched=True)
-        world.bridge.follow([TaskWorker("abc123", NAME, 3)])
+        started_with = {"queue": "debug", "weft_endpoint": NAME, "weft_slot": 3}
+        world.bridge.follow([TaskWorker("abc123", NAME, 3, config=json.dumps(started_with))])
         session = await world.attached()
         assert (session.start, session.instance) == ("abc123", "tasks-abc123")
         assert await Call(world.mesh, stream=True).ending() == "whole"
         payload, config = world.nodes.seen[0]
         assert payload["slot"] == 3
-        assert config == {"queue": "debug", "weft_endpoint": NAME, "weft_slot": 3}
+        assert config == started_with
         # It ends: the open call finishes first, and then nobody is attached.
         world.nodes.held.clear()
         call = Call(world.mesh, stream=False)
