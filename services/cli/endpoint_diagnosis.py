@@ -19,8 +19,13 @@ WORKER_PYTHON: Final = (3, 11)
 
 # A lost worker is what becomes of a Python that cannot read what another has written.
 _OTHER_PYTHON: Final = re.compile(
-    r"\.WorkerLost\b|[Pp]ython version mismatch|SyntaxError|bad marshal data|unknown opcode"
+    r"\.WorkerLost\b|VersionMismatch|does not match interchange version|SyntaxError|bad marshal data|unknown opcode"
     r"|unsupported pickle protocol|Deserialization failed"
+)
+# The job ran, and what was to run in it was not found: worker_init activates no environment, or another.
+_NO_AGENT: Final = re.compile(
+    r"globus-compute-endpoint: (?:command )?not found|No module named '?(?:globus_compute|parsl)"
+    r"|workers failed to register to the executor"
 )
 _SERIALIZER: Final = re.compile(r"Allowed serializers: ")
 _SCHEDULER: Final = re.compile(
@@ -111,7 +116,9 @@ def _failed_probe(error: GlobusError) -> Check:
         allow = "'globus_compute_sdk.serialize.PureSourceTextInspect' and 'globus_compute_sdk.serialize.JSONData'"
         return Check("functions", error.sentence, f"add {allow} to the engine's 'allowed_serializers'")
     if _OTHER_PYTHON.search(text):
-        return Check("python", f"the node's Python cannot run the probe: {error.sentence}", _PYTHON_REMEDY)
+        return Check("python", f"the node's Python is not the endpoint's: {error.sentence}", _PYTHON_REMEDY)
+    if _NO_AGENT.search(text):
+        return Check("python", f"the job ran, and nothing took the probe on in it: {error.sentence}", _PYTHON_REMEDY)
     if error.kind in (Kind.OFFLINE, Kind.UNKNOWN_ENDPOINT):
         return _error("endpoint", error)
     return _error("node", error)

@@ -69,3 +69,16 @@ async def test_a_scheduler_that_refuses(
     code, output = await weft(mesh.environ, *DOCTOR, "--no-diagnostic")
     assert code == 1, output
     assert "no  scheduler     The endpoint answers: sbatch: error: invalid partition" in output
+
+
+async def test_a_node_without_the_agents_environment(
+    run: Run, hosted: Hosted, site: Site, owner: Identity, account: str | None, mesh: Mesh
+) -> None:
+    agent = EndpointAgent(run, hosted, site, owner, "bare", user=account)
+    agent.configure({}, templates.local("export PATH=/usr/bin:/bin\n"))
+    agent.start()
+    await endpoint(mesh, agent)
+    code, output = await weft(mesh.environ, *DOCTOR, "--no-diagnostic")
+    assert code == 1, output
+    assert "no  python        the job ran" in output
+    assert "globus-compute-endpoint: command not found" in output

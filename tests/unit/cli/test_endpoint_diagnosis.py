@@ -62,6 +62,15 @@ sbatch: error: Batch job submission failed: Invalid partition name specified
 
 --------------------------------------------------------------------"""
 """What came back from a real Slurm through a real agent."""
+NO_AGENT = """\
+parsl.executors.errors.BadStateException: Executor GlobusComputeEngine-HighThroughputExecutor failed due to: Error 1:
+	Job is marked as MISSING since the workers failed to register to the executor. Check the stdout/stderr logs in the \
+submit_scripts directory for more debug information
+	STDERR: /var/spool/job00001/slurm_script: line 20: globus-compute-endpoint: command not found
+
+
+--------------------------------------------------------------------"""
+"""The same of a worker_init that activates nothing."""
 
 
 def answered(**changes: Any) -> Facts:
@@ -139,6 +148,7 @@ def test_an_endpoint_that_is_well() -> None:
         ),
         (failed(WORKER_LOST), "python", "loss of worker 0", "the Python and the globus-compute-endpoint"),
         (failed('  File "<string>", line 3\nSyntaxError: invalid syntax\n'), "python", "invalid syntax", "3.9"),
+        (failed(NO_AGENT), "python", "line 20: globus-compute-endpoint: command not found", "worker_init activate"),
         (answered(python="3.8.10"), "python", "is 3.8.10", "3.9 or newer"),
         (
             answered(python="3.10.2", weft="", site={"vllm_command": True}),
