@@ -277,7 +277,7 @@ class DispatchedCall:
             self.fail(self._last_error)
         elif shut := verdict.closed(self._planned, launchable):
             self.fail(ServiceError(Reason.CLUSTER_MAINTENANCE, shut))
-        elif not self._planned.left_out and self._dispatcher.roster.find(self.model) is None:
+        elif self._dispatcher.roster.find(self.model, self.request.cluster, self.request.framework) is None:
             self.fail(unknown_model(self.model))
         else:
             outlook = self._dispatcher.cold.outlook(launchable) if launchable else None

@@ -10,6 +10,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
 import anthropic
 import openai
 import pytest
@@ -42,7 +43,16 @@ async def cold_mesh(
     endpoint.globus.launch.max_workers = 1
     async with mesh.stubs() as stubs:
         await stubs.registry.CreateEndpoint(registry_pb2.CreateEndpointRequest(endpoint=endpoint), **stubs.call)
+    await mesh.until(lambda: models_of_cluster(mesh), lambda models: len(models) == 1, "the router has the endpoint")
     yield mesh
+
+
+async def models_of_cluster(mesh: Mesh) -> list[Any]:
+    """What the router knows of the cluster, with workers or without."""
+    headers = {"Authorization": f"Bearer {mesh.key}"}
+    async with aiohttp.ClientSession(headers=headers) as session:
+        async with session.get(f"{mesh.url}/resource_server/local/models") as response:
+            return list(await response.json()) if response.status == 200 else []
 
 
 @pytest.fixture

@@ -439,6 +439,14 @@ def test_a_model_that_nobody_knows_is_waited_for_until_the_roster_has_settled():
     bench.assert_over()
 
 
+def test_a_pin_that_nobody_knows_is_told_so_when_the_wait_is_over():
+    bench = Bench(settle=3)
+    answer, _ = bench.call(msgspec.structs.replace(REQUEST, cluster="elsewhere"))
+    bench.clock.advance(5)
+    assert answer.reason is Reason.MODEL_NOT_FOUND
+    bench.assert_over()
+
+
 def test_a_model_that_is_deleted_while_a_call_waits_for_it():
     bench = Bench()
     bench.servers[0].ready = False
