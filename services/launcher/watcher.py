@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -91,11 +91,14 @@ class Submission:
         )
 
 
-async def submit(tasks: TaskRunner, prepare: Callable[[], Any], tell: Tell) -> None:
-    """Submits a start's task and tells its end. `prepare` makes the `Submission`; while auth or Globus are away, both
-    are tried again.
+Prepare = Callable[[], Awaitable[Submission]]
+"""Makes a task. Raises `GlobusError`, or what auth raises."""
+
+
+async def submit(tasks: TaskRunner, prepare: Prepare, tell: Tell, *, pause: float = _FIRST_PAUSE) -> None:
+    """Submits a start's task and tells its end. While auth or Globus are away, it is prepared and submitted again, at
+    first after `pause` seconds.
     """
-    pause = _FIRST_PAUSE
     sent = ""
 
     def submitted(task: str) -> None:
@@ -105,7 +108,7 @@ async def submit(tasks: TaskRunner, prepare: Callable[[], Any], tell: Tell) -> N
 
     while True:
         try:
-            submission: Submission = await prepare()
+            submission = await prepare()
             tell(Ended(Outcome.read(await submission.run(tasks, submitted))))
             return
         except GlobusError as error:
@@ -139,12 +142,12 @@ async def follow(tasks: TaskRunner, credentials: str, task: str, tell: Tell, *, 
         await asyncio.sleep(interval)
 
 
-async def watch_node(tasks: TaskRunner, prepare: Callable[[], Any], tell: Tell, *, interval: float) -> None:
+async def watch_node(tasks: TaskRunner, prepare: Prepare, tell: Tell, *, interval: float) -> None:
     """Asks a node by tasks until its vLLM answers. The first answer comes when its job has begun."""
     said = ""
     while True:
         try:
-            submission: Submission = await prepare()
+            submission = await prepare()
             answer = await submission.run(tasks)
             found = answer if isinstance(answer, Mapping) else {}
             state = str(found.get("state", "none"))
