@@ -50,9 +50,11 @@ async def cold_mesh(
 async def models_of_cluster(mesh: Mesh) -> list[Any]:
     """What the router knows of the cluster, with workers or without."""
     headers = {"Authorization": f"Bearer {mesh.key}"}
-    async with aiohttp.ClientSession(headers=headers) as session:
-        async with session.get(f"{mesh.url}/resource_server/local/models") as response:
-            return list(await response.json()) if response.status == 200 else []
+    async with (
+        aiohttp.ClientSession(headers=headers) as session,
+        session.get(f"{mesh.url}/resource_server/local/models") as response,
+    ):
+        return list(await response.json()) if response.status == 200 else []
 
 
 @pytest.fixture
