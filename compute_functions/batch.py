@@ -37,6 +37,8 @@ SICK_SECONDS = 10.0
 """What a vLLM that is no longer well has to end by itself, before it is ended."""
 REQUEST_SECONDS = 3600.0
 STOP_SECONDS = 20.0
+KILL_SECONDS = 15.0
+"""What the keeper has, on top of that, to find and kill what is left."""
 MAX_LINE = 64 * 1024 * 1024
 BUSY_RETRIES = 20
 """How often a request is offered again to a vLLM that says that it is busy."""
@@ -763,7 +765,7 @@ class Keeper:
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            self._process.wait(self._grace + 15.0)
+            self._process.wait(self._grace + KILL_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

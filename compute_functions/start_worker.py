@@ -38,8 +38,8 @@ REACH_SECONDS = 8.0
 COMMAND_SECONDS = 20.0
 STOP_SECONDS = 20.0
 """What a worker has on top of its grace to end itself and its vLLM."""
-LOCK_SECONDS = 30.0
-"""How long a slot is waited for whose last start still ends."""
+KILL_SECONDS = 15.0
+"""What the keeper has, on top of that, to find and kill what is left."""
 VLLM_RESTARTS = 3
 """A vLLM that fails so often in a row holds its GPUs for nothing; the site may say otherwise by its flags."""
 TAIL_LINES = 40
@@ -245,7 +245,7 @@ class Start:
         if self.mode == "session":
             self._reach_a_router()
         folder = private_folder(_run_folder() / self.key)
-        with locked(folder, self.name) as lock, told_to_end() as told:
+        with locked(folder, self.name, self.grace + STOP_SECONDS + KILL_SECONDS) as lock, told_to_end() as told:
             for stale in ("stop", "server.json", "token"):
                 (folder / stale).unlink(missing_ok=True)
             for file in self.logs:
@@ -265,6 +265,7 @@ class Start:
                     "url": url,
                     "start": self.name,
                     "pid": keeper.pid,
+                    "task_pid": os.getpid(),
                     "state": "starting",
                     "endpoint": self.endpoint,
                     "slot": self.slot,
@@ -399,7 +400,7 @@ class Keeper:
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            self._process.wait(self._grace + 15.0)
+            self._process.wait(self._grace + KILL_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -469,11 +470,13 @@ def write_private(file: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, start: str) -> Any:
-    """Takes the slot. Raises `Ended` if another start has it, or the same one by a task that was delivered twice."""
+def locked(folder: Path, start: str, patience: float) -> Any:
+    """Takes the slot, after a start that ends has ended. Raises `Ended` if another start has it, or the same one by a
+    task that was delivered twice.
+    """
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        until = time.monotonic() + LOCK_SECONDS
+        until = time.monotonic() + patience
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -481,7 +484,7 @@ def locked(folder: Path, start: str) -> Any:
             except BlockingIOError:
                 _refuse_if_running(folder, start)
                 if time.monotonic() > until:
-                    raise Ended("refused", f"The start before it has not ended within {LOCK_SECONDS:g} s.") from None
+                    raise Ended("refused", f"The start before it has not ended within {patience:g} s.") from None
                 time.sleep(POLL_SECONDS)
         yield descriptor
     finally:
@@ -492,8 +495,9 @@ def _refuse_if_running(folder: Path, start: str) -> None:
     """A start that is being stopped is waited for; one that runs is left alone."""
     try:
         server = json.loads((folder / "server.json").read_bytes())
-    except (OSError, ValueError):
-        return  # It begins, or ends.
+        os.kill(int(server["task_pid"]), 0)
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # It begins; or its task is gone, and its keeper ends what it left.
     if server.get("start") == start:
         raise Ended("refused", f"The start {start!r} runs here already; this is its task once more.")
     if server.get("state") != "stopping":

@@ -157,6 +157,13 @@ def control(site: Site, what: str, start: str = "") -> dict[str, Any]:
     return site.run("inference", {"endpoint": ENDPOINT, "slot": 0, "control": what, "start": start})
 
 
+def has_slot(site: Site, start: str) -> bool:
+    file = site.slot / "server.json"
+    with contextlib.suppress(FileNotFoundError):
+        return bool(json.loads(file.read_text())["start"] == start)
+    return False
+
+
 def test_task_mode_from_start_to_stop(site: Site) -> None:
     task = site.start("start_worker", of_start())
     answer = site.run("inference", call())
@@ -198,6 +205,23 @@ def test_nothing_stays_behind_when_the_tasks_process_is_killed(site: Site, numbe
     until("the slot is free again", lambda: control(site, "state")["state"] == "ready")
     control(site, "stop")
     assert again.result()["outcome"] == "stopped"
+
+
+def test_a_slot_is_not_taken_before_all_of_its_last_start_has_ended(site: Site) -> None:
+    command = site.environ["WEFT_VLLM_COMMAND"]
+    # A vLLM that takes two seconds to give its GPUs back.
+    site.environ["WEFT_VLLM_COMMAND"] = f"""sh -c 'trap "sleep 2; exit 0" TERM; {command} & while :; do wait; done'"""
+    first = site.start("start_worker", of_start(grace_s=10))
+    until("it is ready", lambda: control(site, "state")["state"] == "ready")
+    before = {pid for pid, command in site.processes().items() if "services.sim" in command}
+    first.process.kill()
+    site.environ["WEFT_VLLM_COMMAND"] = command
+    first.process.wait()
+    second = site.start("start_worker", of_start(start="starts/two"))
+    until("the next is there", lambda: has_slot(site, "starts/two"))
+    assert not before & set(site.processes()), "two models would have been loaded on the same GPUs"
+    control(site, "stop")
+    assert second.result()["outcome"] == "stopped"
 
 
 def test_nothing_stays_behind_when_the_keeper_is_killed(site: Site) -> None:

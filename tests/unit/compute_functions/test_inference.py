@@ -135,6 +135,16 @@ def test_the_timeout_is_for_the_whole_answer_however_it_drips(slot: Path) -> Non
         assert left.wait(10), "vLLM must see that nobody listens any more"
 
 
+def test_a_vllm_that_says_nothing_is_given_up_in_time(slot: Path) -> None:
+    def silent(connection: socket.socket, request: bytes) -> None:
+        connection.settimeout(5)
+        connection.recv(1)
+
+    with listening(silent) as it:
+        runs(slot, it.url)
+        assert call(timeout_s=0.3)["error"]["kind"] == "timeout"
+
+
 def test_a_vllm_that_starts_is_waited_for(slot: Path) -> None:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
