@@ -21,7 +21,13 @@ from services.launcher.tasks import DEFAULT_CREDENTIALS, QUEUE_STATUS, TaskRunne
 PATIENCE: Final = 60.0
 """Seconds that a cluster has to answer. The task itself is not cancelled; its late answer is not used."""
 
-_FORMATS: Final = ("%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%a %b %d %H:%M:%S %Y", "%a %b %d %H:%M %Y")
+_FORMATS: Final = (
+    "%Y-%m-%dT%H:%M:%S%z",
+    "%Y-%m-%dT%H:%M:%S",
+    "%Y-%m-%d %H:%M:%S",
+    "%a %b %d %H:%M:%S %Y",
+    "%a %b %d %H:%M %Y",
+)
 
 
 @dataclass(frozen=True, slots=True)
