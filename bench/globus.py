@@ -52,8 +52,9 @@ async def cold(chain: Chain, session: aiohttp.ClientSession) -> dict[str, float]
     """The seconds of a cold call's stages, from the launcher's own times."""
     began = time.time()
     total = await first_token(session, chain.mesh.url, BY_SESSION, chain.mesh.key)
-    start = await chain.start()
+    start = await chain.ready_start()
     moments = [began, *map(_seconds, (start.create_time, start.submit_time, start.attach_time, start.ready_time))]
+    moments[-1] = min(moments[-1], began + total)  # seen a moment after the call that waited for it went
     names = (
         "call → start decided",
         "decided → task submitted",

@@ -34,6 +34,9 @@ BY_TASK: Final = "bench/task"
 STARTED: Final = "clusters/bench/endpoints/started"
 TASKS: Final = "clusters/bench/endpoints/tasks"
 
+_OFTEN: Final = {"tick_s": 0.1}
+"""So often does the launcher look: its times are to say when something happened, and not when it looked."""
+
 
 @dataclass(frozen=True, slots=True)
 class Chain:
@@ -44,13 +47,19 @@ class Chain:
     mesh: Mesh
     vllm: str
 
-    async def start(self) -> launcher_pb2.Start:
-        """The one start of the worker, as the launcher tells of it."""
+    async def ready_start(self) -> launcher_pb2.Start:
+        """The one start of the worker, once the launcher has seen it ready, which may be after its first call."""
         async with dial(self.mesh.address("launcher")) as channel:
             stub = launcher_pb2_grpc.LauncherServiceStub(channel)
-            request = launcher_pb2.ListStartsRequest(endpoint=STARTED)
-            answer = await stub.ListStarts(request, metadata=bearer(self.mesh.key), timeout=10)
-        (start,) = answer.starts
+
+            async def look() -> launcher_pb2.Start:
+                request = launcher_pb2.ListStartsRequest(endpoint=STARTED)
+                (start,) = (await stub.ListStarts(request, metadata=bearer(self.mesh.key), timeout=10)).starts
+                return start
+
+            start: launcher_pb2.Start = await self.mesh.until(
+                look, lambda start: bool(start.HasField("ready_time")), "the launcher has seen the worker ready"
+            )
         return start
 
 
@@ -59,7 +68,7 @@ async def running() -> AsyncIterator[Chain]:
     """The chain, cold: everything runs but a worker. As root, the endpoint's agent is an ordinary user's."""
     port = free_port()
     with _site(port) as (agent, home):
-        mesh = hold(home, MeshOptions(services=(*SERVICES, "launcher"), workers=0, endpoints=()))
+        mesh = hold(home, MeshOptions(services=(*SERVICES, "launcher"), workers=0, endpoints=(), launcher=_OFTEN))
         try:
             await mesh.start()
             command = (sys.executable, "-m", "services.cli", "functions", "register")
