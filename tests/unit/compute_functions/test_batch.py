@@ -127,7 +127,7 @@ def test_what_a_kill_left_half_written_is_asked_again(
         first.record(line, {"response": {"status_code": 200}, "error": None}, True)
     done = folder / "b.done.jsonl"
     whole = done.read_bytes()
-    done.write_bytes(whole[: min(cut, len(whole))] + junk.replace(b"{", b"").lstrip(b"\n"))
+    done.write_bytes(whole[: min(cut, len(whole))] + junk.replace(b"{", b"").lstrip())
     kept = whole[: min(cut, len(whole))].count(b"\n")
 
     again = run_of(folder)
