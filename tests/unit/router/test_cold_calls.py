@@ -164,22 +164,16 @@ def test_they_go_in_the_order_of_their_coming_and_no_more_than_the_worker_takes(
     bench.assert_over()
 
 
-def test_a_call_whose_worker_dies_waits_anew_before_those_who_came_later():
+def test_a_call_whose_attempt_fails_waits_anew_before_those_who_came_later():
     bench = Bench()
-    first, _ = bench.call()
-    second, _ = bench.call()
-    worker = bench.attach(max_calls=1)
-    bench.served.receiver.fail(ServiceError(Reason.WORKER_LOST))
-    bench.roster.remove(worker)
-    while len(bench.answerer.calls) > 0 and bench.roster.waiting < 2:
-        bench.served.receiver.fail(ServiceError(Reason.WORKER_LOST))
-    bench.answerer.calls.clear()
+    first, second, third = (bench.call()[0] for _ in range(3))
     bench.attach(max_calls=1)
-    bench.served.head()
-    bench.served.receiver.end()
-    assert (first.ends, second.ends) == ([None], [])
-    bench.served.head()
-    bench.served.receiver.end()
+    bench.served.receiver.fail(ServiceError(Reason.UPSTREAM_BROKEN))
+    for answer in (second, first, third):
+        assert answer.ends == [], "it was the turn of another"
+        bench.served.head()
+        bench.served.receiver.end()
+        assert answer.ends == [None]
     bench.assert_over()
 
 
@@ -395,6 +389,19 @@ def test_all_of_the_credit_reaches_the_server_without_heartbeats(credit):
     assert len(answer.body) == credit
     call.grant(5)
     assert bench.served.credit == 5
+    bench.served.receiver.end()
+    bench.assert_over()
+
+
+def test_what_was_kept_of_the_credit_goes_with_the_next_grant():
+    bench = Bench()
+    bench.attach()
+    _, call = bench.call(stream=True, credit=1 << 14)
+    bench.served.receiver.head(EVENTS)
+    bench.served.data(b"0123456789")
+    assert bench.served.credit < (1 << 14) - 10
+    call.grant(5)
+    assert bench.served.credit == (1 << 14) - 10 + 5
     bench.served.receiver.end()
     bench.assert_over()
 
