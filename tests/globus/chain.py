@@ -79,6 +79,11 @@ class Chain:
                 return []
         return list(reversed(answer.starts))
 
+    def submitted(self, endpoint: str) -> list[dict[str, Any]]:
+        """The tasks that were submitted to start workers of an endpoint, as the service tells them."""
+        tasks = self.hosted.tasks("start_worker")
+        return [task for task in tasks if task["user_endpoint_config"].get("weft_endpoint") == endpoint]
+
     async def until_states(self, *states: str, seconds: float = COLD) -> list[pb.Start]:
         """Waits until the starts have these states, the first start's first."""
         wanted = [pb.StartState.Value(f"START_STATE_{state.upper()}") for state in states]

@@ -31,6 +31,7 @@ StartChain = Callable[..., Awaitable[Chain]]
 
 _agents: list[EndpointAgent] = []
 _runs: list[Run] = []
+_clusters: list[Slurm] = []
 
 
 @pytest.fixture(scope="session")
@@ -92,6 +93,7 @@ def slurm(run: Run, request: pytest.FixtureRequest) -> Slurm:
     need_part("slurm", request.config)
     cluster = Slurm(run)
     cluster.start()
+    _clusters.append(cluster)
     return cluster
 
 
@@ -180,15 +182,18 @@ def recipes(run: Run, site: Site, functions: Path) -> Recipes:
 def make_agent(
     run: Run, hosted: Hosted, site: Site, owner: Identity, account: str | None, recipes: Recipes
 ) -> MakeAgent:
-    """Renders and starts agents that live as long as the run."""
+    """Renders and starts agents that live as long as the run. `real` is about vLLM; None is for none."""
 
-    def make(name: str, scheduler: str, *, real: bool, flags: tuple[str, ...] = (), **more: Any) -> EndpointAgent:
+    def make(
+        name: str, scheduler: str, *, real: bool | None, flags: tuple[str, ...] = (), **more: Any
+    ) -> EndpointAgent:
         environ: dict[str, str] = more.pop("environ", {})
         walltime: str = more.pop("walltime", "00:20:00")
         agent = EndpointAgent(run, hosted, site, owner, name, user=account, environ=environ)
         _agents.append(agent)
-        described = recipes.describe_site(scheduler, real=real, walltime=walltime)
-        recipes.render(agent, described, recipes.describe_model(real=real, flags=flags), **more)
+        described = recipes.describe_site(scheduler, real=bool(real), walltime=walltime)
+        model = None if real is None else recipes.describe_model(real=real, flags=flags)
+        recipes.render(agent, described, model, **more)
         agent.start()
         return agent
 
@@ -214,6 +219,12 @@ def slurm_vllm(make_agent: MakeAgent, slurm: Slurm, request: pytest.FixtureReque
     return make_agent("slurm-vllm", "slurm", real=True, environ=slurm.environ)
 
 
+@pytest.fixture(scope="session")
+def slurm_queue(make_agent: MakeAgent, slurm: Slurm) -> EndpointAgent:
+    """Tells Slurm's queue, from where jobs are submitted."""
+    return make_agent("slurm-queue", "slurm", real=None, purpose="queue-status", environ=slurm.environ)
+
+
 @pytest.fixture
 async def start_chain(start_mesh: StartMesh, hosted: Hosted, functions: Path) -> AsyncIterator[StartChain]:
     """Starts meshes with a launcher; options are those of meshes. Their workers end with the test."""
@@ -228,8 +239,12 @@ async def start_chain(start_mesh: StartMesh, hosted: Hosted, functions: Path) ->
 
     yield start
     hosted.be_well()
+    for cluster in _clusters:
+        cluster.release()
     for chain in chains:
         await chain.stop_all()
+    for cluster in _clusters:
+        cluster.clear()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -92,6 +92,12 @@ class Slurm:
         told: list[dict[str, Any]] = json.loads(self._run("squeue", "--json"))["jobs"]
         return [job for job in told if job["job_state"] in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")]
 
+    def until_running(self, job: int) -> None:
+        """Waits until a job runs."""
+        for _ in Deadline(30, f"job {job} runs"):
+            if any(each["job_id"] == job and each["job_state"] == "RUNNING" for each in self.jobs()):
+                return
+
     def cancel(self, job: int) -> None:
         """Ends a job, as its owner or an administrator does."""
         self._run("scancel", str(job))

@@ -88,19 +88,19 @@ class Call:
         """How long it took."""
         return self.ended_at - self.began_at
 
-    async def begun(self, events: int = 3) -> None:
+    async def begun(self, events: int = 3, seconds: float = SOON) -> None:
         """Waits until so many events have come; fails if it ends before."""
-        async with _soon(f"a call had {events} events"):
+        async with _soon(f"a call had {events} events", seconds):
             while len(self.events) < events:
                 assert not self.over, f"it ended as {self._ending()} after {len(self.events)} events"
                 self._moved.clear()
                 await self._moved.wait()
 
-    async def ending(self) -> str:
+    async def ending(self, seconds: float = SOON) -> str:
         """`whole`, `cut`, or the code of the error that it ended with. Fails on a hang, and on an answer that looks
         whole and is not.
         """
-        async with _soon("a call ended"):
+        async with _soon("a call ended", seconds):
             await asyncio.wait([self._task])
         return self._ending()
 
@@ -154,9 +154,9 @@ class Call:
 
 
 @contextlib.asynccontextmanager
-async def _soon(what: str) -> AsyncIterator[None]:
+async def _soon(what: str, seconds: float) -> AsyncIterator[None]:
     try:
-        async with asyncio.timeout(SOON):
+        async with asyncio.timeout(seconds):
             yield
     except TimeoutError:
-        pytest.fail(f"not within {SOON:g} s: {what}")
+        pytest.fail(f"not within {seconds:g} s: {what}")

@@ -109,6 +109,11 @@ class Mesh:
         return self._services["facade"]
 
     @property
+    def launcher(self) -> Part:
+        """The launcher, where it was asked for."""
+        return self._services["launcher"]
+
+    @property
     def parts(self) -> list[Part]:
         """All parts, in the order of their start."""
         return [*self._services.values(), *self.workers]

@@ -103,6 +103,7 @@ class Control:
             "submitted": task.submitted,
             "completed": task.completed,
             "exception": task.exception,
+            "results": task.results,
         }
 
 

@@ -98,6 +98,8 @@ class Task(msgspec.Struct, kw_only=True):
     exception: str | None = None
     details: dict[str, Any] | None = None
     completed: float | None = None
+    results: int = 0
+    """How many results have come for it: more than one if it was delivered more than once."""
 
     @property
     def over(self) -> bool:

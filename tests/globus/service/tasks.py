@@ -123,7 +123,11 @@ class Tasks:
             )
 
     def _finish(self, task: Task, result: messages.Result, body: bytes) -> None:
-        """Writes a result down, and sends it on to who waits for it."""
+        """Writes a result down, and sends it on to who waits for it; of several, the first alone."""
+        task.results += 1
+        if task.over:
+            self._state.keep(task)
+            return
         task.completed, task.details = time.time(), result.details
         if result.is_error:
             task.status, task.exception = "failed", result.data
