@@ -85,16 +85,27 @@ def shell_path(path: str) -> str:
 
 def _lines(text: Pieces, pad: str) -> str:
     """The inside of a double-quoted scalar; a text of several lines is written as several."""
-    escaped = "".join(f"{{{{ {piece.source} }}}}" if isinstance(piece, Expr) else _escape(piece) for piece in text)
-    first, *rest = [line for line in re.split(r"(?<=\\n)(?!$)", escaped) if line]
-    if not rest:
-        return first
-    # A backslash at the end of a line joins it to the next, whose blanks do not count.
-    return f"\\\n{pad}" + f"\\\n{pad}".join((first, *rest)) + f"\\\n{pad}"
+    lines = [""]
+    for piece in text:
+        if isinstance(piece, Expr):
+            lines[-1] += f"{{{{ {piece.source} }}}}"
+            continue
+        first, *rest = piece.split("\n")
+        lines[-1] += _escape(first)
+        for part in rest:
+            lines[-1] += "\\n"
+            lines.append(_escape(part))
+    if not lines[-1]:
+        lines.pop()
+    if len(lines) < 2:
+        return "".join(lines)
+    # A backslash at the end of a line joins it to the next, whose first blanks count only behind another.
+    folded = [f"\\{line}" if line.startswith(" ") else line for line in lines]
+    return f"\\\n{pad}" + f"\\\n{pad}".join(folded) + f"\\\n{pad}"
 
 
 def _escape(text: str) -> str:
     encoded = json.dumps(text, ensure_ascii=False)[1:-1]
     # What Jinja would take for its own; U+2028 and its like, which JSON leaves and YAML folds.
     encoded = re.sub(r"[\x7f-\xa0\u2028\u2029\ufeff]", lambda match: f"\\u{ord(match[0]):04x}", encoded)
-    return re.sub(r"\{(?=[{%#])", "{{ '{' }}", encoded)
+    return re.sub(r"\{(?=[{%#]|$)", "{{ '{' }}", encoded)
