@@ -99,7 +99,7 @@ def _probe(facts: Facts) -> Iterator[Check]:
             )
         case answer:
             yield _node(answer)
-            yield (python := _python(answer))
+            yield (python := _python(answer, facts.python))
             if python.good:
                 yield _weft(answer)
             yield _vllm(answer)
@@ -132,7 +132,7 @@ def _node(answer: Mapping[str, Any]) -> Check:
     return Check("node", f"{where}, {f'job {job}' if job else 'no job'}, {count} GPU{'' if count == 1 else 's'}")
 
 
-def _python(answer: Mapping[str, Any]) -> Check:
+def _python(answer: Mapping[str, Any], here: str) -> Check:
     text = str(answer.get("python") or "")
     version = _version(text)
     if not version:
@@ -145,7 +145,10 @@ def _python(answer: Mapping[str, Any]) -> Check:
             f"the node's Python is {text}, and 'weft worker' needs 3.11",
             "install Weft there with a Python of its own, and name it in WEFT_WORKER_PROGRAM in worker_init",
         )
-    return Check("python", f"{text} on the node")
+    other = (
+        "" if _version(here) in ((), version) else f", {here} here: it does not matter, as functions travel as source"
+    )
+    return Check("python", f"{text} on the node{other}")
 
 
 def _weft(answer: Mapping[str, Any]) -> Check:

@@ -32,7 +32,7 @@ class Facts:
 
     `needed` has the UUIDs that would do for each function that the endpoint is to run, the preferred first. `allowed`
     are the UUIDs that it may run, "all" if it does not restrict them. `probe` is the answer of `functions/probe` from
-    the node.
+    the node, `python` the version here.
     """
 
     name: str
@@ -44,3 +44,4 @@ class Facts:
     allowed: frozenset[str] | str | GlobusError | None = None
     probe: Mapping[str, Any] | GlobusError | Unanswered | None = None
     failed_start: FailedStart | None = None
+    python: str = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import platform
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -98,7 +99,12 @@ async def look(config: Config, subject: Subject, *, probe: bool, wait: float) ->
 
     def facts() -> Facts:
         return Facts(
-            subject.endpoint.name, subject.endpoint_uuid, subject.globus.call_mode, needed=subject.needed, **found
+            subject.endpoint.name,
+            subject.endpoint_uuid,
+            subject.globus.call_mode,
+            needed=subject.needed,
+            python=platform.python_version(),
+            **found,
         )
 
     client = await _or_error(lambda: open_client(named(config, subject.globus.credentials)))

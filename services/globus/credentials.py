@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,9 @@ def open_client(named: Named, *, environ: Mapping[str, str] = os.environ, may_as
     Raises `GlobusError` of the kind BAD_CREDENTIALS, or SERVICE_UNAVAILABLE. No message holds a secret.
     """
     app = _app(named, environ)
+    # The SDK warns of every node whose Python is another. Functions travel as source and what they are given as JSON,
+    # for which it does not matter; where it does, the task fails and says so.
+    warnings.filterwarnings("ignore", message="\\s*Environment differences detected", category=UserWarning)
     client = Client(app=app, do_version_check=False)
     try:
         if app.login_required():

@@ -233,6 +233,15 @@ def test_what_starts_vllm_or_serves_calls_need_not_be_a_package() -> None:
     assert found["vllm"] == "vLLM 0.11.0 at http://127.0.0.1:8000 is ready"
 
 
+def test_another_python_is_told_and_does_not_matter() -> None:
+    def found(here: str) -> str:
+        return next(check.found for check in diagnose(replace(WELL, python=here)) if check.part == "python")
+
+    assert found("3.12.1") == "3.12.4 on the node"
+    assert found("3.11.7").startswith("3.12.4 on the node, 3.11.7 here")
+    assert wrong(replace(WELL, python="3.11.7")) == []
+
+
 def test_nothing_is_said_of_what_was_not_asked() -> None:
     offline = replace(WELL, status=EndpointStatus(online=False), probe=None)
     assert {check.part for check in diagnose(offline)} == {"credentials", "endpoint", "functions"}

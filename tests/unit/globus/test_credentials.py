@@ -1,5 +1,6 @@
 """Which identity is used, and that its secret is never told."""
 
+import warnings
 from pathlib import Path
 
 import globus_sdk
@@ -43,6 +44,15 @@ def test_a_service_account_by_file_by_variable_and_by_default(tmp_path: Path) ->
 def test_without_a_service_account_a_person(tmp_path: Path) -> None:
     assert isinstance(_app(Default(), {}), globus_sdk.UserApp)
     assert "Nobody is logged in" in refusal(Default(), {})
+
+
+def test_another_python_on_the_node_is_no_warning() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        refusal(Default(), {})
+        warnings.warn("\nEnvironment differences detected between local SDK and endpoint e", UserWarning, stacklevel=1)
+        warnings.warn("another", UserWarning, stacklevel=1)
+    assert [str(warning.message) for warning in caught] == ["another"]
 
 
 def test_incomplete_credentials_are_refused(tmp_path: Path) -> None:
