@@ -3,6 +3,8 @@ functions.
 """
 
 import asyncio
+import json
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -18,11 +20,12 @@ from weft.launcher.v1 import launcher_pb2 as pb
 from weft.launcher.v1 import launcher_pb2_grpc
 from weft.registry.v1 import registry_pb2, resources_pb2
 
-from services.cli.parts import simulated_vllm
+from services.cli.parts import WEFT, simulated_vllm
 from services.rpc.channel import bearer, dial
 from tests.testing.fake_globus import ENDPOINT_UUID, FakeGlobus, launcher_part
 from tests.testing.mesh import Mesh, StartMesh
 from tests.testing.processes import SOON, Part
+from tests.testing.up import Up
 
 ENDPOINT = "clusters/hpc/endpoints/sim"
 QUICK = {"tick_s": 0.1, "lease_life_s": 1.0, "first_backoff_s": 0.2, "lost_after_s": 20.0, "task_poll_s": 0.2}
@@ -118,6 +121,20 @@ class _Keyed:
         return lambda request: getattr(self._stub, method)(request, **self._call)
 
 
+async def weft(mesh: Mesh, *arguments: str) -> str:
+    """What a command prints that speaks to this mesh; fails if it ends with an error."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("WEFT_")}
+    process = await asyncio.create_subprocess_exec(
+        *(*WEFT, *arguments),
+        env={**environ, "COLUMNS": "200", **mesh.environ},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    return output.decode()
+
+
 def node_environ(folder: Path, **more: str) -> Mapping[str, str]:
     """What a template's `worker_init` exports."""
     vllm = simulated_vllm("--model", "sim-model").command
@@ -159,7 +176,7 @@ async def test_a_cold_want_starts_one_worker_that_is_stopped_when_idle(site: Sit
     assert answer.choices[0].message.content
     await site.want(waiting=0)
     (start,) = await site.until_states("gone")
-    await asyncio.wait_for(task.ended.wait(), SOON)
+    await asyncio.wait_for(task.ended.wait(), 2 * SOON)
     assert task.answer is not None
     assert task.answer["result"]["outcome"] == "stopped"
     assert len(site.globus.started()) == 1
@@ -190,7 +207,7 @@ async def test_a_task_that_is_delivered_twice_gives_one_worker(site: Site) -> No
     await site.launch()
     await site.until_states("ready")
     again = site.globus.deliver_again(site.globus.started()[0])
-    await asyncio.wait_for(again.ended.wait(), SOON)
+    await asyncio.wait_for(again.ended.wait(), 2 * SOON)
     assert again.answer is not None
     assert again.answer["result"]["outcome"] == "refused"
     await site.until_states("ready")
@@ -209,7 +226,7 @@ async def test_a_start_that_is_stopped_before_its_job_began_admits_nobody_after(
     await site.mesh.until(site.starts, lambda starts: starts[0].state == pb.START_STATE_GONE, "the start was given up")
     task = site.globus.started()[0]
     site.globus.release()
-    await asyncio.wait_for(task.ended.wait(), SOON)
+    await asyncio.wait_for(task.ended.wait(), 2 * SOON)
     assert task.answer is not None
     assert task.answer["result"]["outcome"] == "refused", task.answer
 
@@ -305,6 +322,42 @@ async def test_where_a_node_cannot_reach_a_router_calls_travel_as_tasks(site: Si
     await site.until_states("failed", "gone")
     assert await site.mesh.sessions() == []
     task = site.globus.started()[1]
-    await asyncio.wait_for(task.ended.wait(), SOON)
+    await asyncio.wait_for(task.ended.wait(), 2 * SOON)
     assert task.answer is not None
     assert task.answer["result"]["outcome"] == "stopped", task.answer
+
+
+async def test_commands_show_how_far_a_start_is_and_stop_it(site: Site) -> None:
+    assert json.loads(await weft(site.mesh, "status", "--json"))["unreachable"] == [], "nobody misses a launcher yet"
+    site.globus.hold()
+    await site.create()
+    await site.launch()
+    await site.want()
+    (start,) = await site.until_states("queued")
+    endpoints = json.loads(await weft(site.mesh, "status", "--json"))["endpoints"]
+    (row,) = next(endpoint["starts"] for endpoint in endpoints if endpoint["name"] == ENDPOINT)
+    assert (row["name"], row["state"], row["slot"]) == (start.name, "queued", 0)
+    assert "queued" in await weft(site.mesh, "status")
+    assert start.name in await weft(site.mesh, "starts", "list")
+    await weft(site.mesh, "starts", "stop", start.name)
+    await site.want(waiting=0)
+    await site.until_states("gone")
+    assert json.loads(await weft(site.mesh, "starts", "list", "--json")) == []
+    (over,) = json.loads(await weft(site.mesh, "starts", "list", "--ended", "--json"))
+    assert over["detail"] == "users/dev asked for its end"
+
+
+async def test_weft_up_runs_a_launcher_too(tmp_path: Path) -> None:
+    up = Up(tmp_path, "--launcher", "--workers", "0")
+    try:
+        await up.begin()
+        environ = {"WEFT_HOME": str(tmp_path / "home")}
+        process = await asyncio.create_subprocess_exec(
+            *(*WEFT, "starts", "list", "--json"), env={**os.environ, **environ}, stdout=asyncio.subprocess.PIPE
+        )
+        output, _ = await process.communicate()
+        assert (process.returncode, output.strip()) == (0, b"[]"), up.log
+        up.send(signal.SIGINT)
+        assert await up.ended() == 0
+    finally:
+        await asyncio.to_thread(up.clear_away)

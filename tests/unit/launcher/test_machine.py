@@ -87,7 +87,9 @@ def test_when_the_job_ends(seen: Seen, walltime: float | None, expected: float |
 def test_what_the_end_of_a_task_means(start: Start, kind: str, state: StartState) -> None:
     over = machine.task_ended(start, Outcome(kind, "why"), NOW)
     assert over.state is state
-    if state is not READY:
+    if state is READY:
+        assert over == start, "the one that was refused came second"
+    else:
         assert "why" in over.detail
 
 
