@@ -80,7 +80,7 @@ def test_a_slot_is_a_job_that_is_named_and_tagged_and_knows_how_to_launch_vllm(r
         found = one.submit(shown, list(SHOWN), "").result(FIRST_RESULT)
     tag = f"weft:endpoint={NAME};slot=1;models=facebook/opt-125m"
     assert found["WEFT_JOB"] == tag
-    assert f"Comment={tag}\n" in found["job"]
+    assert f"Comment={tag}" in found["job"].split()
     assert "JobName=weft-rendered-1\n" in found["job"]
     assert "TimeLimit=00:05:00" in found["job"]
     assert (found["WEFT_WALLTIME_S"], found["WEFT_SCHEDULER"]) == ("300", "slurm")
