@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any
 
 import aiohttp
@@ -27,7 +26,7 @@ async def post(chain: Chain, **body: Any) -> tuple[int, dict[str, Any]]:
     asked = {"model": SIM_MODEL, "messages": [{"role": "user", "content": "x"}], **body}
     async with (
         aiohttp.ClientSession(headers=headers) as session,
-        session.post(f"{chain.mesh.url}/v1/chat/completions", data=json.dumps(asked)) as answer,
+        session.post(f"{chain.mesh.url}/v1/chat/completions", json=asked) as answer,
     ):
         return answer.status, await answer.json()
 
