@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from functools import partial
 from typing import Annotated
 
 import typer
 
+from services.cli.failures import CommandError
 from services.cli.settings import load, metrics_of, serve_function
 from services.runtime.logging import LogConfig
 
@@ -37,7 +39,7 @@ def serve(
     config = load()
     code = run_service(
         name,
-        partial(serve_function(name), config.sections[name]),
+        partial(_function(name), config.sections[name]),
         home=config.home,
         log=config.section("log", LogConfig),
         metrics=metrics_of(config, name),
@@ -45,3 +47,14 @@ def serve(
         ready_fd=ready_fd,
     )
     raise typer.Exit(code)
+
+
+def _function(name: str) -> Callable[..., Awaitable[None]]:
+    try:
+        return serve_function(name)
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("globus"):
+            raise
+        raise CommandError(
+            "The launcher needs Globus's SDK: install it with pip install 'weft[globus,server]'."
+        ) from None

@@ -48,7 +48,7 @@ class LauncherConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     attach_timeout_s: float = 120.0
     """How long a worker tries to reach a router before it says that it cannot."""
     first_backoff_s: float = 10.0
-    longest_backoff_s: float = 1800.0
+    longest_backoff_s: float = 900.0
     lost_after_s: float = 120.0
     """A worker that no router has seen for so long is taken for gone."""
     want_life_s: float = 15.0
