@@ -31,7 +31,7 @@ test-vllm: .venv/.installed ## the tests against a real vLLM on the CPU; the fir
 test-globus: .venv/.installed ## the tests with real Globus Compute endpoints, a real Slurm and a real vLLM; as root
 	@bash tests/globus/environment/install.sh
 	@endpoint=$$($(BIN)/python tests/globus/environment/build.py) && vllm=$$($(BIN)/python tests/vllm/environment/build.py) && \
-	  WEFT_ENDPOINT_PYTHON=$$endpoint WEFT_VLLM_PYTHON=$$vllm $(BIN)/pytest tests/globus $(ARGS)
+	  WEFT_ENDPOINT_PYTHON=$$endpoint WEFT_VLLM_PYTHON=$$vllm $(BIN)/pytest -o faulthandler_timeout=900 tests/globus $(ARGS)
 
 bench: .venv/.installed ## measure what the mesh adds to a request
 	@exec $(BIN)/python -m bench $(ARGS)

@@ -71,7 +71,12 @@ class Recipes:
             if real
             else {"setup": [f"export PATH={self.write_simulator()}:$PATH"]},
             "endpoint_environment": {**self.run.marks, **self.site.environ},
-            "engine": {"job_status_kwargs": {"strategy_period": 1, "max_idletime": 60}},
+            "engine": {
+                "job_status_kwargs": {"strategy_period": 1, "max_idletime": 60},
+                # A job that is gone is taken for gone soon: parsl gives it tasks until then.
+                "heartbeat_period": 3,
+                "heartbeat_threshold": 10,
+            },
         }
         if scheduler == "slurm":
             site["queue"] = {"default": "gpu"}
