@@ -37,9 +37,9 @@ class Board:
         self._known = asyncio.Event()
         self._closed = False
 
-    def __getitem__(self, endpoint: str) -> EndpointState:
-        """Raises KeyError for one that no workers are started for."""
-        return self._states[endpoint]
+    def get(self, endpoint: str) -> EndpointState | None:
+        """How an endpoint is; None for one that no workers are started for, or that was made a moment ago."""
+        return self._states.get(endpoint)
 
     def publish(self, states: Mapping[str, EndpointState]) -> None:
         """All endpoints as they are now; the watchers hear what has changed."""

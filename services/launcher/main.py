@@ -65,10 +65,15 @@ async def serve(
     functions = Functions(tasks)
     queues = Queues(tasks, functions, age=config.queue_age_s)
     board = Board()
+
+    def catalogue_changed(catalogue: Catalogue) -> None:
+        bridge.see(catalogue)
+        keeper.wake()
+
     registry = CatalogueWatcher(
         config.registry_address,
         service_key,
-        changed=lambda catalogue: bridge.see(catalogue),
+        changed=catalogue_changed,
         file=process.home / "launcher" / "catalogue.bin",
     )
 

@@ -18,7 +18,9 @@ from services.core.principal import Role
 from services.launcher.board import Board
 from services.launcher.messages import to_endpoint_state, to_queue, to_start
 from services.launcher.queues import Queues
+from services.launcher.requests import launched
 from services.launcher.starts import Start
+from services.launcher.states import EndpointState
 from services.launcher.store import Store
 from services.rpc.boundary import Access, caller
 from services.rpc.paging import from_token, page_size, to_token
@@ -67,16 +69,16 @@ class LauncherServicer(launcher_pb2_grpc.LauncherServiceServicer):
         if not 0 < len(request.router) <= _ROUTER_LENGTH:
             message = f"'router' must be the router's name, 1 to {_ROUTER_LENGTH} characters."
             raise ServiceError(Reason.ARGUMENT_INVALID, message, param="router")
-        try:
-            state = self._board[request.endpoint]
-        except KeyError:
+        state = self._board.get(request.endpoint)
+        if state is None and launched((self._catalogue() or Catalogue()).endpoints.get(request.endpoint)) is None:
             message = f"No workers are started for '{request.endpoint}': it has no launch policy."
-            raise ServiceError(Reason.RESOURCE_NOT_FOUND, message, param="endpoint") from None
+            raise ServiceError(Reason.RESOURCE_NOT_FOUND, message, param="endpoint")
         waiting = min(request.waiting, _WAITING_MOST)
         await self._store.say_want(request.endpoint, request.router, waiting, self._clock())
-        if state.state is None:
+        if state is None or state.state is None:
             self._wake()
-        return pb.WantResponse(state=to_endpoint_state(state))
+        # An endpoint that was made a moment ago has no state yet: its first round is still to come.
+        return pb.WantResponse(state=to_endpoint_state(state or EndpointState(request.endpoint)))
 
     async def Watch(self, request: pb.WatchRequest, context: _Context) -> AsyncIterator[pb.WatchResponse]:
         async for news in self._board.watch():

@@ -9,7 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from tests.vllm.worker import CHECKOUT
+
+PATIENCE = 300
+"""Seconds for one block: an environment is installed, a model is loaded."""
 
 _CHAPTER = re.compile(r"^## An HPC cluster\n(.*?)^## ", re.MULTILINE | re.DOTALL)
 _BLOCK = re.compile(r"^```sh (yours|gateway|cluster)( stays)?\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
@@ -68,12 +73,16 @@ class Terminal:
         return self.screen[before:].replace(f"{mark}\n", "")
 
     async def until(self, pattern: str) -> re.Match[str]:
-        """Waits until the screen shows it."""
-        while (found := re.search(pattern, self.screen)) is None:
-            assert self._reading is not None
-            assert not self._reading.done(), f"the shell has ended:\n{self.screen}"
-            self._shown.clear()
-            await self._shown.wait()
+        """Waits until the screen shows it; fails with the screen if the shell ends, or after `PATIENCE` seconds."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while (found := re.search(pattern, self.screen)) is None:
+                    assert self._reading is not None
+                    assert not self._reading.done(), f"the shell has ended:\n{self.screen}"
+                    self._shown.clear()
+                    await self._shown.wait()
+        except TimeoutError:
+            pytest.fail(f"not within {PATIENCE} s: {pattern!r}; the screen:\n{self.screen}")
         return found
 
     async def close(self) -> None:
