@@ -17,6 +17,7 @@ from endpoints.reading import HERE
 
 _AGENT = "globus-compute-endpoint"
 _PACKAGE = "globus_compute_endpoint"
+_PATIENCE_S = 120
 # That Python has its own packages and perhaps another version of Weft: of ours it sees this folder alone.
 _RUN = """
 import importlib.util, runpy, sys
@@ -48,20 +49,24 @@ def find_python(told: Path | None) -> str:
     )
 
 
-def run_check(folder: Path, python: str, flags: Sequence[str]) -> list[dict[str, Any]]:
-    """The findings: `file`, `line`, `field`, `problem`, `remedy`, `warning`. Raises EndpointFilesError."""
-    if not folder.is_dir():
-        raise EndpointFilesError(f"{folder} is no folder.")
-    command = [python, "-c", _RUN, str(HERE), str(folder.absolute()), *flags]
+def run_check(folders: Sequence[Path], python: str, flags: Sequence[str]) -> list[list[dict[str, Any]]]:
+    """The findings of each folder: `file`, `line`, `field`, `problem`, `remedy`, `warning`. One process checks them,
+    because the agent's package takes longer to load than a folder to check. Raises EndpointFilesError.
+    """
+    for folder in folders:
+        if not folder.is_dir():
+            raise EndpointFilesError(f"{folder} is no folder.")
+    command = [python, "-c", _RUN, str(HERE), *(str(folder.absolute()) for folder in folders), *flags]
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
+    seconds = _PATIENCE_S + len(folders)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds, env=environment)
     except OSError as error:
         raise EndpointFilesError(f"Cannot run {python}: {error.strerror}.") from error
     except subprocess.TimeoutExpired as error:
-        raise EndpointFilesError(f"The check of {folder} under {python} did not end within 120 s.") from error
+        raise EndpointFilesError(f"The check under {python} did not end within {seconds} s.") from error
     try:
-        found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+        found: list[list[dict[str, Any]]] = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError) as error:
         last = done.stderr.strip().splitlines()[-1:] or ["no output"]
         raise EndpointFilesError(f"The check did not run under {python}: {last[0]}.") from error

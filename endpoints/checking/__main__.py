@@ -1,4 +1,4 @@
-"""`python -m endpoints.checking FOLDER`: prints what is found wrong, as JSON."""
+"""`python -m endpoints.checking FOLDER…`: prints what is found wrong with each, as JSON."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def check(folder: Path, variables: dict[str, object], functions: Path | None, id
 
 
 def main() -> None:
-    """Reads the command line, and prints one list."""
+    """Reads the command line, and prints one list, which has a list for each folder."""
     parser = argparse.ArgumentParser(prog="python -m endpoints.checking")
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--functions", type=Path)
     parser.add_argument("--identity")
     options = parser.parse_args()
     variables = {name: yaml.safe_load(value) for name, _, value in (text.partition("=") for text in options.set)}
     logging.disable(logging.CRITICAL)  # the agent's loaders log what they raise
-    found = check(options.folder, variables, options.functions, options.identity)
-    print(json.dumps([asdict(finding) for finding in found]))
+    found = [check(folder, variables, options.functions, options.identity) for folder in options.folders]
+    print(json.dumps([[asdict(finding) for finding in of_one] for of_one in found]))
     sys.stdout.flush()
     os._exit(0)  # engines, built to be checked, have left threads
 

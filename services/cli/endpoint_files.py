@@ -88,7 +88,7 @@ def check_command(
     if identity is not None:
         flags += ["--identity", identity]
     try:
-        found = run_check(folder, find_python(python), flags)
+        (found,) = run_check([folder], find_python(python), flags)
     except EndpointFilesError as error:
         raise CommandError(str(error)) from error
     if as_json:

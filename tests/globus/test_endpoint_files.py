@@ -35,8 +35,13 @@ def python() -> str:
     return os.environ["WEFT_ENDPOINT_PYTHON"]
 
 
+def check_all(folders: Sequence[Path], *flags: str) -> list[list[Finding]]:
+    return run_check(folders, python(), ["--functions", str(FUNCTIONS), *flags])
+
+
 def check(folder: Path, *flags: str) -> list[Finding]:
-    return run_check(folder, python(), ["--functions", str(FUNCTIONS), *flags])
+    (found,) = check_all([folder], *flags)
+    return found
 
 
 def placed(order: Order, folder: Path) -> Path:
@@ -69,9 +74,16 @@ def user_config(folder: Path, variables: dict[str, Any], user: str = "ada") -> d
 EXAMPLES = list(examples())
 
 
+@pytest.fixture(scope="module")
+def of_examples() -> dict[str, list[Finding]]:
+    """What is found in each example."""
+    names = [example.name for example in EXAMPLES]
+    return dict(zip(names, check_all([FOLDER / name for name in names]), strict=True))
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=[example.name for example in EXAMPLES])
-def test_every_example_is_well(example: Rendered) -> None:
-    serious = [found for found in check(FOLDER / example.name) if not found["warning"]]
+def test_every_example_is_well(example: Rendered, of_examples: dict[str, list[Finding]]) -> None:
+    serious = [found for found in of_examples[example.name] if not found["warning"]]
     assert serious == []
 
 
@@ -503,15 +515,27 @@ def _unquote(folder: Path) -> None:
     change(TEMPLATE, "account: {{ account | shell_escape }}", "account: {{ account[1:-1] }}")(folder)
 
 
+@pytest.fixture(scope="module")
+def of_broken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, list[Finding]]]:
+    """Each broken folder, and what is found in it."""
+    folders = {case[0]: placed(ORDERS[case[1]], tmp_path_factory.mktemp("broken")) for case in BROKEN}
+    for name, _, break_it, *_ in BROKEN:
+        break_it(folders[name])
+    found = check_all(list(folders.values()))
+    return {name: (folder, of_one) for (name, folder), of_one in zip(folders.items(), found, strict=True)}
+
+
+def test_no_two_broken_folders_have_one_name() -> None:
+    assert len({case[0] for case in BROKEN}) == len(BROKEN)
+
+
 @pytest.mark.parametrize(
-    ("order", "break_it", "file", "line", "said"), [case[1:] for case in BROKEN], ids=[case[0] for case in BROKEN]
+    ("name", "file", "line", "said"), [(case[0], *case[3:]) for case in BROKEN], ids=[case[0] for case in BROKEN]
 )
 def test_what_is_broken_is_found(
-    order: str, break_it: Callable[[Path], object], file: str, line: str, said: str, tmp_path: Path
+    name: str, file: str, line: str, said: str, of_broken: dict[str, tuple[Path, list[Finding]]]
 ) -> None:
-    folder = placed(ORDERS[order], tmp_path)
-    break_it(folder)
-    found = check(folder)
+    folder, found = of_broken[name]
     fitting = [
         one for one in found if one["file"] == file and said in f"{one['field']} {one['problem']}; {one['remedy']}"
     ]
