@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import pty
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -51,16 +54,20 @@ class Terminal:
 
     async def open(self) -> None:
         """Starts the shell, which ends at the first command that fails."""
+        # It shows things on a terminal, without which the agent would not tell its UUID, and is typed into by a pipe, so
+        # that nothing is shown twice.
+        screen, programs = pty.openpty()
         self._shell = await asyncio.create_subprocess_exec(
             *self._user,
             *("bash", "--norc", "-e", "-o", "pipefail"),
             cwd=self._folder,
-            env=dict(self._environ),
+            env={**self._environ, "TERM": "dumb"},
             stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
+            stdout=programs,
+            stderr=programs,
         )
-        self._reading = asyncio.create_task(self._read(self._shell))
+        os.close(programs)
+        self._reading = asyncio.create_task(self._read(screen))
 
     async def type(self, block: Block) -> str:
         """Types a block, and gives what its commands show once they are done; one that stays is not waited for."""
@@ -100,11 +107,17 @@ class Terminal:
         self._shell.stdin.write(text.encode())
         await self._shell.stdin.drain()
 
-    async def _read(self, shell: asyncio.subprocess.Process) -> None:
-        assert shell.stdout is not None
+    async def _read(self, screen: int) -> None:
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.connect_read_pipe(lambda: protocol, os.fdopen(screen, "rb", 0))
         try:
-            while chunk := await shell.stdout.read(65536):
-                self.screen += chunk.decode(errors="replace")
-                self._shown.set()
+            # A terminal whose programs have all ended reads as an error.
+            with contextlib.suppress(OSError):
+                while chunk := await reader.read(65536):
+                    self.screen += chunk.decode(errors="replace").replace("\r\n", "\n")
+                    self._shown.set()
         finally:
+            transport.close()
             self._shown.set()
