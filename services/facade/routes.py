@@ -46,7 +46,7 @@ OPEN_TO_ALL: Final = frozenset({"/resource_server/status"})
 
 _MODELS = "/v1/models"
 _FIRST_STATUS = re.compile(
-    r"(/resource_server)(?:/([a-z0-9][a-z0-9._-]{0,62})(/jobs|/models)|(/list-endpoints|/whoami|/status))/?"
+    r"(/resource_server)(?:/(?!v1/)([a-z0-9][a-z0-9._-]{0,62})(/jobs|/models)|(/list-endpoints|/whoami|/status))/?"
 )
 _FIRST = re.compile(r"/resource_server(?:/([a-z0-9][a-z0-9._-]{0,62})/([a-z0-9][a-z0-9._-]{0,62}))?(/v1/.*)")
 

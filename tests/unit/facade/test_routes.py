@@ -34,6 +34,7 @@ def test_every_posted_operation_is_known_and_takes_post_alone(operation: str) ->
         ("GET", "/resource_server/whoami/", Route("/resource_server/whoami", "GET")),
         ("GET", "/resource_server/status", Route("/resource_server/status", "GET")),
         ("GET", "/resource_server/sophia/jobs", Route("/resource_server/jobs", "GET", "sophia")),
+        ("GET", "/resource_server/v1/models", Route("/v1/models", "GET")),
         ("GET", "/resource_server/sophia/models/", Route("/resource_server/models", "GET", "sophia")),
     ],
 )
