@@ -54,8 +54,8 @@ class Terminal:
 
     async def open(self) -> None:
         """Starts the shell, which ends at the first command that fails."""
-        # It shows things on a terminal, without which the agent would not tell its UUID, and is typed into by a pipe, so
-        # that nothing is shown twice.
+        # It shows things on a terminal, without which the agent would tell its UUID to nobody, and is typed into by a
+        # pipe, so that nothing is shown twice.
         screen, programs = pty.openpty()
         self._shell = await asyncio.create_subprocess_exec(
             *self._user,
