@@ -25,6 +25,11 @@ _BANNER: Final = re.compile("[\u2580-\u259f]")
 _CONSEQUENCE: Final = re.compile(r"See root cause above")
 
 _STAGES: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
+    # Of launch_vllm.sh; its own words hold the whole command, which is no concern of those who wait.
+    (re.compile(r"launch_vllm: attempt (\d+) of (\d+)"), "attempt {0} of {1}"),
+    (re.compile(r"launch_vllm: starting "), "its process begins"),
+    (re.compile(r"launch_vllm: Ray's head is here"), "waiting for its nodes to join Ray"),
+    (re.compile(r"launch_vllm: (\d+) nodes have joined Ray"), "its {0} nodes have joined Ray"),
     (re.compile(r"checkpoint shards:.*?\b(\d+)/(\d+)"), "loading weights, {0} of {1} shards"),
     (re.compile(r"[Cc]apturing CUDA graph.*?\b(\d+)/(\d+)"), "capturing graphs, {0} of {1}"),
     (re.compile(r"[Cc]apturing (?:CUDA )?graph|Capturing the model"), "capturing graphs"),

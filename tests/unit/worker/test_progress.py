@@ -50,6 +50,13 @@ def test_a_start_from_its_first_line_to_its_last():
         ("INFO 09-01 10:00:00 [monitor.py:34] torch.compile takes 21.51 s in total", "compiling the model"),
         ("\x1b[36m(RayWorkerWrapper pid=9, ip=10.0.0.2)\x1b[0m INFO 09-01 10:00:00 [a.py:1] Loading weights took 9",
          "weights are loaded"),
+        # of the launch script
+        ("2026-11-21 11:33:30 launch_vllm: attempt 1 of 2", "attempt 1 of 2"),
+        ("2026-11-21 11:33:31 launch_vllm: starting vllm serve /shared/models/Downloading --port 56609",
+         "its process begins"),
+        ("2026-11-21 11:33:31 launch_vllm: Ray's head is here at 10.0.0.1:6379; to join: node2",
+         "waiting for its nodes to join Ray"),
+        ("2026-11-21 11:33:40 launch_vllm: 4 nodes have joined Ray", "its 4 nodes have joined Ray"),
     ],
 )  # fmt: skip
 def test_other_stages(line, stage):
