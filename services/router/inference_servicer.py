@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import codecs
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -32,6 +34,9 @@ ACCESS: Access = {
     f"/{SERVICE}/ListModels": frozenset({Role.USER, Role.ADMIN, Role.SERVICE}),
 }
 
+_SETTLING: Final = 1.0
+"""Seconds that a facade may take to read the ends of its calls."""
+
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -50,9 +55,13 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         for link in self._links:
             link.mux.drain(grace)
 
-    def end(self) -> None:
-        """Ends every facade's stream; it dials again, and finds the successor."""
-        for link in self._links:
+    async def end(self) -> None:
+        """Ends every facade's stream, when what is queued is written. It dials again, and finds the successor."""
+        links = list(self._links)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLING):
+                await asyncio.gather(*(link.settle() for link in links))
+        for link in links:
             link.mux.tell_why(ServiceError(Reason.SHUTTING_DOWN))
             link.mux.close(ServiceError(Reason.SHUTTING_DOWN))
 

@@ -141,7 +141,7 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
         sessions.drain(process.grace)
         await gateway.drain(process.grace)
         await gateway.close()
-        inference.end()
+        await inference.end()
         sessions.end()
         await server.stop(grace=1.0)
         http_watch.cancel()
