@@ -9,14 +9,18 @@ from services.core.catalogue import HttpBackend
 from services.core.globus import GlobusBackend, GlobusFunction
 
 
-def read_globus(config: Fields) -> GlobusBackend:
+def read_globus(config: Fields, note: Callable[[str], None]) -> GlobusBackend:
     """The fields of FIRST's `GlobusComputeEndpoint`."""
-    inference = GlobusFunction(config.text("endpoint_uuid", required=True), config.text("function_uuid", required=True))
-    return GlobusBackend(inference, read_function(config, "batch_"), config.number("api_port"))
+    uuid = config.text("endpoint_uuid", required=True)
+    config.text("function_uuid", required=True)
+    note(f"calls go by Weft's own functions, which {uuid or 'the endpoint'} must allow; FIRST's take other arguments")
+    return GlobusBackend(GlobusFunction(uuid), read_function(config, "batch_"), config.number("api_port"))
 
 
 def read_function(config: Fields, prefix: str) -> GlobusFunction | None:
-    """A function that may be absent: `{prefix}endpoint_uuid` and `{prefix}function_uuid`."""
+    """Where a function is called that may be absent: `{prefix}endpoint_uuid` and `{prefix}function_uuid`. Weft calls its
+    own there.
+    """
     names = (f"{prefix}endpoint_uuid", f"{prefix}function_uuid")
     endpoint, function = (config.text(name) for name in names)
     if not endpoint and not function:
@@ -24,7 +28,7 @@ def read_function(config: Fields, prefix: str) -> GlobusFunction | None:
     for name, value in zip(names, (endpoint, function), strict=True):
         if not value:
             config.complain(name, "is missing, while the other UUID of the function is there")
-    return GlobusFunction(endpoint, function)
+    return GlobusFunction(endpoint)
 
 
 def read_http(config: Fields, note: Callable[[str], None]) -> HttpBackend:

@@ -133,7 +133,8 @@ class _Importer:
         nested = "config" in fields
         config = fields.inner("config") if nested else fields
         is_http = "api_url" in config or adapter.rpartition(".")[2] == "DirectAPIEndpoint"
-        backend = read_http(config, lambda what: self._note(fields, what)) if is_http else read_globus(config)
+        read_backend = read_http if is_http else read_globus
+        backend = read_backend(config, lambda what: self._note(fields, what))
         endpoint = Endpoint(
             name,
             backend,

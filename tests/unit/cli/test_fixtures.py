@@ -61,8 +61,8 @@ def test_older_shape_in_any_order_of_files() -> None:
     assert imported.endpoints[SOPHIA] == Endpoint(
         SOPHIA,
         GlobusBackend(
-            GlobusFunction("sophia-endpoint-uuid", "sophia-function-uuid"),
-            GlobusFunction("sophia-batch-endpoint-uuid", "sophia-batch-function-uuid"),
+            GlobusFunction("sophia-endpoint-uuid"),
+            GlobusFunction("sophia-batch-endpoint-uuid"),
             8000,
         ),
         framework="vllm",
@@ -70,7 +70,7 @@ def test_older_shape_in_any_order_of_files() -> None:
         access=AccessPolicy(("group-one", "group-two")),
     )
     local = imported.endpoints[LOCAL]
-    assert local.backend == GlobusBackend(GlobusFunction("local-endpoint-uuid", "local-function-uuid"), None, 8000)
+    assert local.backend == GlobusBackend(GlobusFunction("local-endpoint-uuid"), None, 8000)
     assert local.access == AccessPolicy()
     assert imported.routes == {
         "routes/federated-opt-125m": Route(
@@ -82,7 +82,8 @@ def test_older_shape_in_any_order_of_files() -> None:
         )
     }
     assert set(imported.implied) == {"clusters/local", "clusters/sophia"}
-    assert imported.notes == []
+    for note, uuid in zip(imported.notes, ("local-endpoint-uuid", "sophia-endpoint-uuid"), strict=True):
+        assert f"Weft's own functions, which {uuid} must allow" in note
 
 
 def test_newer_shape() -> None:
