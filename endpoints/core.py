@@ -25,6 +25,7 @@ def core_config(name: str, site: Site, settings: Settings, functions: Functions 
         config["amqp_port"] = port  # else the one that the service tells
     config["heartbeat_period"] = settings.heartbeat_period
     optional: dict[str, Any] = {
+        "email": settings.email,
         "public": settings.public,
         "debug": settings.debug,
         "admins": list(settings.admins),

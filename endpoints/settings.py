@@ -48,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     display_name: str | None = None
+    email: str | None = None
     purpose: Purpose = "worker"
     task_slots: int = 8
     max_slots: int = 64

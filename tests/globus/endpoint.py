@@ -63,6 +63,10 @@ class EndpointAgent:
         """A folder that its tasks may write to."""
         return self._home
 
+    def own(self, folder: Path) -> None:
+        """Gives a folder with all that is in it to those who run its tasks."""
+        self._run.own(folder, self._user)
+
     def configure(
         self,
         config: Mapping[str, Any],

@@ -100,7 +100,13 @@ class Recipes:
         }
 
     def render(
-        self, agent: EndpointAgent, site: Mapping[str, Any], model: Mapping[str, Any] | None, **settings: Any
+        self,
+        agent: EndpointAgent,
+        site: Mapping[str, Any],
+        model: Mapping[str, Any] | None,
+        *,
+        check: bool = True,
+        **settings: Any,
     ) -> None:
         """Writes the agent's folder, and has it checked with the package's own loaders."""
         self.folder.mkdir(exist_ok=True)
@@ -117,7 +123,8 @@ class Recipes:
                 command += [f"--{name}", str(file)]
         run_weft(*command)
         python = ["--python", str(self.site.python)]
-        run_weft(*WEFT, "endpoints", "check", str(agent.folder), *python, "--functions", str(self.functions))
+        if check:
+            run_weft(*WEFT, "endpoints", "check", str(agent.folder), *python, "--functions", str(self.functions))
         # The hosted service listens on 443; RabbitMQ on the one port that the emulated service tells.
         for name in ("config.yaml", "user_config_template.yaml.j2"):
             file = agent.folder / name

@@ -125,6 +125,7 @@ def test_a_function_that_is_not_allowed_is_refused_by_the_service_and_by_the_age
         call(strict_endpoint)
     assert refused.value.http_status == 403
     hosted.set(enforce_allow_lists=False)
+    assert sdk.get_allowed_functions(strict_endpoint.id)["restricted"] is False
     with pytest.raises(TaskExecutionFailed, match="not permitted"):
         call(strict_endpoint)
 

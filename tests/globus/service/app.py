@@ -38,7 +38,7 @@ class Service:
             {"results": lambda body: tasks.received(body), "heartbeats": lambda body: tasks.heartbeat(body)},
         )
         functions = Functions(self._state, auth)
-        endpoints = Endpoints(self._state, auth, self.broker)
+        endpoints = Endpoints(self._state, auth, self.broker, self._faults)
         tasks = Tasks(self._state, auth, self.broker, functions, endpoints, self._faults)
         control = Control(self._state, auth, tasks, self._faults, self._requests)
         # Larger bodies are to reach the route, which refuses them as the real service does.

@@ -14,6 +14,7 @@ from globus_compute_common.messagepack.message_types import EPStatusReport
 from tests.globus.service.amqp import Broker
 from tests.globus.service.auth import Auth
 from tests.globus.service.errors import RefusedError
+from tests.globus.service.faults import Faults
 from tests.globus.service.records import Client, Endpoint
 from tests.globus.service.state import State
 
@@ -23,8 +24,8 @@ LOCK_SECONDS = 60
 class Endpoints:
     """The endpoints, and the user endpoints that they start."""
 
-    def __init__(self, state: State, auth: Auth, broker: Broker) -> None:
-        self._state, self._auth, self._broker = state, auth, broker
+    def __init__(self, state: State, auth: Auth, broker: Broker, faults: Faults) -> None:
+        self._state, self._auth, self._broker, self._faults = state, auth, broker, faults
 
     def routes(self) -> web.RouteTableDef:
         """The routes that concern endpoints."""
@@ -119,7 +120,7 @@ class Endpoints:
     async def _allowed_functions(self, request: web.Request) -> web.Response:
         self._auth.caller(request)
         endpoint = self.find(request.match_info["id"])
-        allowed = endpoint.allowed_functions
+        allowed = endpoint.allowed_functions if self._faults.settings.enforce_allow_lists else None
         return web.json_response(
             {"endpoint_id": endpoint.id, "restricted": allowed is not None, "functions": allowed or []}
         )

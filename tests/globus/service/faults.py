@@ -30,7 +30,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """What else may be wrong."""
 
     enforce_allow_lists: bool = True
-    """False: the service lets every function through, so that the endpoint itself is seen to refuse."""
+    """False: the service knows of no allow-list, so that the endpoint itself is seen to refuse."""
     deliver_twice: int = 0
     """So many of the next tasks are delivered to their endpoint twice."""
 
