@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from services.router.targets import Sought
 
 _SLACK: Final = 64
-"""Entries of calls that have left, beside those that wait, before a queue is cleaned."""
+"""Turns of calls that have left, beside those that wait, before a queue is cleaned."""
 
 
 class Waiter(Protocol):
@@ -33,6 +33,28 @@ class Waiter(Protocol):
         """What it waits for is in another state; it goes on waiting."""
 
 
+class _Queue:
+    """Those who wait for one thing, by turn. A turn whose waiter has left goes when it comes to the head: what the
+    waiter holds is free at once.
+    """
+
+    def __init__(self) -> None:
+        self.waiters: dict[int, Waiter] = {}
+        self._turns: list[int] = []
+
+    def add(self, waiter: Waiter) -> None:
+        self.waiters[waiter.turn] = waiter
+        heapq.heappush(self._turns, waiter.turn)
+        if len(self._turns) > 2 * len(self.waiters) + _SLACK:
+            self._turns = sorted(self.waiters)
+
+    def first(self) -> Waiter | None:
+        turns = self._turns
+        while turns and turns[0] not in self.waiters:
+            heapq.heappop(turns)
+        return self.waiters[turns[0]] if turns else None
+
+
 class WaitingCalls:
     """The queues. `changed` is called when a queue comes to be, and when one is empty. `size` are the bytes of all
     bodies that wait.
@@ -41,8 +63,7 @@ class WaitingCalls:
     def __init__(self) -> None:
         self.changed: Callable[[], None] = lambda: None
         self.size = 0
-        self._queues: dict[Sought, list[tuple[int, Waiter]]] = {}
-        self._counts: dict[Sought, int] = {}
+        self._queues: dict[Sought, _Queue] = {}
         self._sought: dict[Waiter, Sought] = {}
         self._turns = itertools.count(1)
 
@@ -52,7 +73,7 @@ class WaitingCalls:
     @property
     def counts(self) -> dict[Sought, int]:
         """How many wait for what."""
-        return dict(self._counts)
+        return {sought: len(queue.waiters) for sought, queue in self._queues.items()}
 
     def add(self, waiter: Waiter, sought: Sought) -> None:
         """Waits, behind all who came before."""
@@ -60,31 +81,28 @@ class WaitingCalls:
         waiter.turn = waiter.turn or next(self._turns)
         self._sought[waiter] = sought
         self.size += waiter.size
-        queue = self._queues.setdefault(sought, [])
-        heapq.heappush(queue, (waiter.turn, waiter))
-        count = self._counts[sought] = self._counts.get(sought, 0) + 1
-        if count == 1:
+        queue = self._queues.get(sought)
+        if queue is None:
+            queue = self._queues[sought] = _Queue()
             self.changed()
-        elif len(queue) > 2 * count + _SLACK:
-            queue[:] = sorted({entry for entry in queue if self._sought.get(entry[1]) == sought}, key=_turn)
+        queue.add(waiter)
 
     def leave(self, waiter: Waiter) -> None:
-        """Waits no longer. Its entry goes when it comes to the head."""
+        """Waits no longer."""
         sought = self._sought.pop(waiter, None)
         if sought is None:
             return
         self.size -= waiter.size
-        self._counts[sought] -= 1
-        if not self._counts[sought]:
-            del self._counts[sought], self._queues[sought]
+        queue = self._queues[sought]
+        del queue.waiters[waiter.turn]
+        if not queue.waiters:
+            del self._queues[sought]
             self.changed()
 
     def first(self, sought: Sought) -> Waiter | None:
         """Whoever has waited longest for it."""
-        queue = self._queues.get(sought, [])
-        while queue and self._sought.get(queue[0][1]) != sought:
-            heapq.heappop(queue)
-        return queue[0][1] if queue else None
+        queue = self._queues.get(sought)
+        return queue.first() if queue is not None else None
 
     def wake(self, waiter: Waiter) -> None:
         """Sends one on its way."""
@@ -115,8 +133,8 @@ class WaitingCalls:
 
     def of(self, sought: Sought) -> Iterator[Waiter]:
         """Those who wait for it, in order."""
-        entries = {entry for entry in self._queues.get(sought, ()) if self._sought.get(entry[1]) == sought}
-        return (waiter for _, waiter in sorted(entries, key=_turn))
+        queue = self._queues.get(sought)
+        return (waiter for _, waiter in sorted(queue.waiters.items(), key=_turn)) if queue is not None else iter(())
 
 
 def _turn(entry: tuple[int, Waiter]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 from services.core.catalogue import Catalogue, Deleted, Endpoint, ModelBinding, SessionBackend
 from services.router.roster import Roster
 from services.router.targets import Server
@@ -194,6 +196,21 @@ def test_whoever_left_is_not_woken():
     made.waiting_calls.leave(leave)
     made.add(server(ONE, "a"))
     assert woken == ["stayed"]
+
+
+def test_nothing_is_kept_of_whoever_left_though_others_wait_longer():
+    made, _ = roster(LISTED)
+    woken: list[str] = []
+    waiter(made, woken, "stays")
+    left = waiter(made, woken, "leaves")
+    kept = weakref.ref(left)
+    made.waiting_calls.leave(left)
+    del left
+    assert kept() is None, "its body would count for nobody, and fill the memory"
+    for _ in range(1000):
+        made.waiting_calls.leave(waiter(made, woken, "leaves"))
+    made.add(server(ONE, "a"))
+    assert woken == ["stays"]
 
 
 def test_a_listed_model_is_no_memory():
