@@ -18,8 +18,8 @@ def read_globus(config: Fields, note: Callable[[str], None]) -> GlobusBackend:
 
 
 def read_function(config: Fields, prefix: str) -> GlobusFunction | None:
-    """Where a function is called that may be absent: `{prefix}endpoint_uuid` and `{prefix}function_uuid`. Weft calls its
-    own there.
+    """Where a function is called that may be absent: `{prefix}endpoint_uuid`, with `{prefix}function_uuid`, in whose
+    place Weft calls its own.
     """
     names = (f"{prefix}endpoint_uuid", f"{prefix}function_uuid")
     endpoint, function = (config.text(name) for name in names)
