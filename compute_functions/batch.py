@@ -24,6 +24,7 @@ import threading
 import time
 import uuid
 from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -180,33 +181,47 @@ def batch(request: dict[str, Any]) -> dict[str, Any]:
         files = Files(folder, name)
         answer.update(output_file=str(files.output), error_file=str(files.errors))
         if request.get("cancel"):
-            files.cancel.touch()
-            answer.update(files.last_progress() or {}, status="cancelling", detail="It was asked to stop.")
+            answer.update(files.last_progress() or {})
+            if answer["status"] != "completed":  # Else the mark would stop whoever runs it anew.
+                os.close(open_own(files.cancel))
+                answer.update(status="cancelling", detail="It was asked to stop.")
             return {key: answer[key] for key in ANSWER}
         with locked(files) as lock, told_to_end() as told:
             run = Run(files, request, told, lock)
-            run.prepare()
             try:
-                run.go()
-                status, detail = "completed", f"{run.failed} of {run.total} requests failed." if run.failed else ""
-            except Stopped as why:
-                status, detail = why.status, str(why)
-            except BatchError as why:
-                status, detail = "failed", str(why)
-            run.finish(status, detail)
-            answer.update(run.progress(status, detail))
+                run.prepare()
+                try:
+                    run.go()
+                    status, detail = "completed", f"{run.failed} of {run.total} requests failed." if run.failed else ""
+                except Stopped as why:
+                    status, detail = why.status, str(why)
+                except BatchError as why:
+                    status, detail = "failed", str(why)
+                run.finish(status, detail)
+                answer.update(run.progress(status, detail))
+            except OSError as why:
+                detail = f"{_words(why)} What is answered is kept: run the batch again when that is mended."
+                answer.update(run.progress("failed", detail))
+                with contextlib.suppress(OSError):
+                    run.write_progress("failed", detail)
+            finally:
+                run.close()
     except Stopped as why:
         answer.update(files.last_progress() or {}, status=why.status, detail=str(why))
     except BatchError as why:
         answer.update(status="failed", detail=str(why))
     except OSError as why:
-        answer.update(status="failed", detail=f"{why.filename or 'The node'}: {why.strerror or why}.")
-    except (TypeError, ValueError) as why:
+        answer.update(status="failed", detail=_words(why))
+    except (TypeError, ValueError, LookupError) as why:
         answer.update(status="failed", detail=f"The request cannot be read: {why}.")
     return {key: answer[key] for key in ANSWER}
 
 
 ANSWER = ("status", "completed", "failed", "total", "output_file", "error_file", "detail")
+
+
+def _words(why: OSError) -> str:
+    return f"{why.filename or 'The file system'}: {why.strerror or why}."
 
 
 class Files:
@@ -217,7 +232,6 @@ class Files:
             raise BatchError(f"{name[:100]!r} is no id of a batch: letters, digits, '.', '_' and '-', at most 100.")
         allowed(folder, "output_folder")
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
         self.output = folder / f"{name}.output.jsonl"
         self.errors = folder / f"{name}.errors.jsonl"
         self.done = folder / f"{name}.done.jsonl"
@@ -248,7 +262,7 @@ def allowed(path: Path, what: str) -> None:
 @contextlib.contextmanager
 def locked(files: Files) -> Any:
     """Holds the batch against a second run of it. Raises `Stopped` if it runs."""
-    descriptor = os.open(files.lock, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = open_own(files.lock)
     try:
         until = time.monotonic() + LOCK_SECONDS
         while not _free(files, descriptor):
@@ -290,6 +304,13 @@ def _alive(said: dict[str, Any]) -> bool:
     return True
 
 
+def open_own(file: Path, flags: int = 0, mode: int = 0o600) -> int:
+    """A file in the output folder, made if need be. Through no link: who may write there need not be this account, and
+    is not to choose which of its files are written.
+    """
+    return os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | flags, mode)
+
+
 class Line:
     """A request of the input: where it stands there, and what its author calls it."""
 
@@ -312,11 +333,12 @@ class Input:
         seen: set[str] = set()
         offset = 0
         try:
+            if path.exists() and not path.is_file():
+                raise ValueError("it is no file")  # A pipe would be waited for, and a device never ends.
             with path.open("rb") as opened:
-                for number, text in enumerate(opened, 1):
-                    digest.update(text)
-                    line = Line(number, offset, len(text))
-                    offset += len(text)
+                for number, (text, length) in enumerate(_lines(opened, digest.update), 1):
+                    line = Line(number, offset, length)
+                    offset += length
                     if not text.strip():
                         continue
                     line.refused = self._check(line, text, seen)
@@ -353,18 +375,39 @@ class Input:
         return "", ""
 
     def request(self, line: Line, opened: BinaryIO) -> tuple[str, bytes]:
-        """The path and the body of a request; `opened` is the input file, opened by who asks."""
+        """The path and the body of a request; `opened` is the input file, opened by who asks. Raises `BatchError` if
+        that is no longer what it was.
+        """
         opened.seek(line.offset)
-        read = json.loads(opened.read(line.length))
-        body = read["body"]
+        with contextlib.suppress(ValueError, LookupError, TypeError):
+            read = json.loads(opened.read(line.length))
+            if read["custom_id"] == line.custom_id:
+                return self._request(read["url"], read["body"])
+        raise BatchError(f"The input file {str(self._path)!r} was changed while it was read: run it under another id.")
+
+    def _request(self, url: str, body: dict[str, Any]) -> tuple[str, bytes]:
         if self._model:
             body.setdefault("model", self._model)
         # As ASCII: half a character, which JSON can hold and UTF-8 cannot, passes.
-        return str(read["url"]), json.dumps(body).encode()
+        return url, json.dumps(body).encode()
 
     def open(self) -> BinaryIO:
         """The input file, to be read by `request`."""
         return self._path.open("rb")
+
+
+def _lines(opened: BinaryIO, see: Callable[[bytes], None]) -> Iterator[tuple[bytes, int]]:
+    """Each line and its length; of one that is longer than `MAX_LINE` the beginning, so that memory does not grow with
+    it. All of the file is shown to `see`.
+    """
+    while text := opened.readline(MAX_LINE + 1):
+        see(text)
+        length, more = len(text), text
+        while len(more) > MAX_LINE and not more.endswith(b"\n"):
+            more = opened.readline(MAX_LINE + 1)
+            see(more)
+            length += len(more)
+        yield text, length
 
 
 class Run:
@@ -401,13 +444,14 @@ class Run:
         if self._resume and last.get("sha256") not in (None, self.input.sha256):
             raise BatchError("The input file is not the one that this batch began with: give the batch another id.")
         if self._resume and last.get("status") == "completed" and files.output.exists():
-            self.completed, self.failed = int(last["completed"]), int(last["failed"])
             raise Stopped("completed", "It was completed before.")
         if not self._resume:
             for file in (files.done, files.output, files.errors):
                 file.unlink(missing_ok=True)
-        self._done = files.done.open("a+b")
+        self._done = os.fdopen(open_own(files.done, os.O_APPEND, 0o666), "a+b")
         self._read_done()
+        # Before anything more is kept, so that it is never taken for an answer to another input.
+        self.write_progress("running", "")
         for line in self.input.lines:
             if line.number in self._answered:
                 continue
@@ -437,6 +481,12 @@ class Run:
             self.completed += ok
             self.failed += not ok
         self._answered[number] = (offset, length, ok)
+
+    def close(self) -> None:
+        """Lets go of its files. What could not be written stays unwritten: later, it would be among another run's."""
+        if hasattr(self, "_done"):
+            with contextlib.suppress(OSError):
+                self._done.close()
 
     def refuse(self, line: Line, code: str, message: str) -> None:
         """Keeps that a request has no answer, and why."""
@@ -477,6 +527,7 @@ class Run:
     def _life(self, words: list[str]) -> bool:
         """One life of vLLM; false if it ended before all was answered."""
         port = free_port()
+        os.close(open_own(self._files.log, os.O_APPEND, 0o666))
         keeper = Keeper(
             [word.replace("{port}", str(port)) for word in words], self._files.log, STOP_SECONDS, self._lock
         )
@@ -499,12 +550,12 @@ class Run:
         feeder = Feeder(self, lines, concurrency, port, self._timeout)
         try:
             while not feeder.wait(POLL_SECONDS):
-                if feeder.error is not None:
-                    raise feeder.error
+                feeder.check()
                 if feeder.sick.is_set() or keeper.wait(0) is not None:
                     keeper.wait(SICK_SECONDS)
                     keeper.stop()
                     guilty = feeder.stop()
+                    self._check()  # Who ends us may have ended vLLM with us: then nobody is guilty.
                     if concurrency == 1:
                         for line in guilty:
                             self.refuse(line, "vllm_crashed", "vLLM ended when it was asked this, and nothing else.")
@@ -512,6 +563,7 @@ class Run:
                         self._suspects.extend(guilty)
                     return False
                 self._check(feeder)
+            feeder.check()
         except BaseException:
             keeper.stop()  # Before the threads are waited for, which wait for vLLM.
             feeder.stop()
@@ -566,9 +618,9 @@ class Run:
         """Makes the output and the error file, in the order of the input, unless the batch is to go on."""
         if status == "completed" and self._answered:
             self._write_results()
-            self._done.close()
             self.write_progress(status, detail)
-            self._files.done.unlink(missing_ok=True)
+            for file in (self._files.done, self._files.cancel):  # A wish that came too late is for no later run.
+                file.unlink(missing_ok=True)
             return
         if status in ("cancelled", "failed") and self._answered:
             self._write_results()
@@ -598,7 +650,7 @@ class Feeder:
         self._taking = threading.Lock()
         self._closed = threading.Event()
         self.sick = threading.Event()
-        self.error: OSError | None = None
+        self._error: Exception | None = None
         self._threads = [
             threading.Thread(target=self._work, args=(number,), daemon=True)
             for number in range(min(concurrency, len(lines)))
@@ -612,6 +664,13 @@ class Feeder:
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads) and not self._busy
+
+    def check(self) -> None:
+        """Raises what a thread has ended of: `OSError` of the file system, `BatchError` of anything else."""
+        if isinstance(self._error, (OSError, BatchError)):
+            raise self._error
+        if self._error is not None:
+            raise BatchError(f"The batch cannot go on: {type(self._error).__name__}: {self._error}.") from self._error
 
     def finish(self, seconds: float) -> None:
         """Lets what is under way come to its end, for so long."""
@@ -640,14 +699,18 @@ class Feeder:
                         return  # It stays among the busy.
                     with self._taking:
                         del self._busy[number]
-        except OSError as why:  # of the file system: full, or gone
-            self.error = why
+        except Exception as why:  # of a file system that is full, or gone; nobody else would hear of it
+            self._error = why
         finally:
             connection.close()
 
     def _answer(self, line: Line, connection: http.client.HTTPConnection, opened: BinaryIO) -> bool:
         """Asks until there is an answer; false if vLLM is gone, or the batch stops."""
-        path, body = self._run.input.request(line, opened)
+        try:
+            path, body = self._run.input.request(line, opened)
+        except RecursionError:
+            self._run.refuse(line, "invalid_json_line", "The line holds too much within one another.")
+            return True
         for attempt in range(BUSY_RETRIES + 1):
             if self._closed.is_set():
                 return False
@@ -682,7 +745,7 @@ def response_of(answer: http.client.HTTPResponse, text: bytes) -> dict[str, Any]
     """What OpenAI's format says of an answer."""
     try:
         body = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         body = text.decode(errors="replace")
     named = body.get("id") if isinstance(body, dict) else None
     identity = answer.getheader("x-request-id") or str(named or "")
@@ -712,12 +775,17 @@ def free_port() -> int:
 
 def write_whole(file: Path, lines: Any) -> None:
     """Writes a file whole or not at all."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    with partial.open("wb") as opened:
-        opened.writelines(lines)
-        opened.flush()
-        os.fsync(opened.fileno())
-    partial.replace(file)
+    partial = file.with_name(f".{file.name}.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        with os.fdopen(open_own(partial, os.O_EXCL, 0o666), "wb") as writing:
+            writing.writelines(lines)
+            writing.flush()
+            os.fsync(writing.fileno())
+        partial.replace(file)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def redacted(text: str, secrets: list[str]) -> str:

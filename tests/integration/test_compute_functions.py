@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -465,6 +466,26 @@ def test_a_batch_that_is_killed_goes_on_where_it_was(site: Site, tmp_path: Path,
     assert [line["custom_id"] for line in good] == [f"r{number}" for number in range(60)]
     assert before < {line["id"] for line in good}, "what was done was not done again"
     assert not site.processes()
+
+
+@pytest.mark.usefixtures("slow_model")
+def test_a_batch_on_a_full_disk_tells_and_goes_on_when_there_is_room(site: Site, tmp_path: Path) -> None:
+    request = batch_of(tmp_path, [f"p{number}" for number in range(60)], concurrency=4)
+    task = site.start("batch", request)
+    until("some are done", lambda: done_lines(tmp_path) >= 8)
+    room = (tmp_path / "out" / "b.done.jsonl").stat().st_size + 1000
+    resource.prlimit(task.process.pid, resource.RLIMIT_FSIZE, (room, room))
+    answer = task.result()
+    assert (answer["status"], answer["total"]) == ("failed", 60)
+    assert "File too large" in answer["detail"]
+    assert 8 <= answer["completed"] == progress(tmp_path)["completed"] < 60
+    assert progress(tmp_path)["status"] == "failed"
+    assert not site.processes()
+
+    answer = site.run("batch", request)
+    assert (answer["status"], answer["completed"], answer["failed"]) == ("completed", 60, 0)
+    assert [line["custom_id"] for line in results(answer["output_file"])] == [f"r{number}" for number in range(60)]
+    assert not list((tmp_path / "out").glob("*.partial"))
 
 
 @pytest.mark.usefixtures("slow_model")

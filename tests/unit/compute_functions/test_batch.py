@@ -1,6 +1,8 @@
 """What needs no model server: the lines of the input, the places that are allowed, the file of what is done."""
 
+import hashlib
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -150,3 +152,108 @@ def test_another_input_under_the_same_name_is_refused(tmp_path: Path) -> None:
         with pytest.raises(BatchError, match="another id"):
             run_of(tmp_path).prepare()
     run_of(tmp_path, resume=False).prepare()
+
+
+def test_a_line_that_is_too_long_is_refused_and_the_next_one_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_LINE", 100)
+    text = read(tmp_path, request_line("a" * 300), request_line("b"), request_line("c" * 99))
+    assert [(line.number, line.refused[0]) for line in text.lines] == [
+        (1, "invalid_json_line"),
+        (2, ""),
+        (3, "invalid_json_line"),
+    ]
+    with text.open() as opened:
+        assert text.request(text.lines[1], opened)[0] == "/v1/completions"
+    assert text.sha256 == hashlib.sha256((tmp_path / "in.jsonl").read_bytes()).hexdigest()
+
+
+def test_an_input_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "in.jsonl")
+    with pytest.raises(BatchError, match="it is no file"):
+        Input(tmp_path / "in.jsonl", "")
+
+
+def ask(folder: Path, **fields: Any) -> dict[str, Any]:
+    named = {"input_file": str(folder / "in.jsonl"), "output_folder": str(folder), "batch": "b", "model": MODEL}
+    return batch({**named, **fields})
+
+
+@pytest.mark.parametrize("name", ["b.lock", "b.done.jsonl", "b.vllm.log", ".b.progress.json.partial"])
+def test_whoever_may_write_in_the_folder_chooses_none_of_the_accounts_other_files(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEFT_VLLM_COMMAND", "sh -c exit {port}")
+    read(tmp_path, request_line("a"), "not json")
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / name).symlink_to(tmp_path / "precious")
+    assert ask(tmp_path, vllm_restarts=0)["status"] == "failed"
+    assert (tmp_path / "precious").read_text() == "kept"
+
+
+def test_a_wish_to_stop_that_comes_too_late_is_for_no_later_run(tmp_path: Path) -> None:
+    read(tmp_path, "not json")
+    run = run_of(tmp_path)
+    run.prepare()
+    (tmp_path / "b.cancel").touch()  # between its last look and its end
+    run.finish("completed", "")
+    answer = ask(tmp_path, cancel=True)
+    assert (answer["status"], answer["failed"]) == ("completed", 1)
+    assert not (tmp_path / "b.cancel").exists()
+    assert ask(tmp_path, resume=False)["status"] == "completed"
+
+
+def test_progress_that_somebody_has_written_himself(tmp_path: Path) -> None:
+    read(tmp_path, "not json")
+    (tmp_path / "b.output.jsonl").touch()
+    (tmp_path / "b.progress.json").write_text('{"status":"completed"}')
+    answer = ask(tmp_path)
+    assert (answer["status"], answer["detail"]) == ("completed", "It was completed before.")
+
+
+# Threads that ask
+
+
+class Held:
+    """A vLLM that runs, or has ended with a code."""
+
+    pid = 0
+
+    def __init__(self, code: int | None = None) -> None:
+        self._code = code
+
+    def wait(self, seconds: float) -> int | None:
+        return self._code
+
+    def stop(self) -> None:
+        pass
+
+
+def test_an_input_that_is_gone_ends_the_batch(tmp_path: Path) -> None:
+    read(tmp_path, request_line("a"))
+    run = run_of(tmp_path)
+    run.prepare()
+    (tmp_path / "in.jsonl").unlink()
+    with pytest.raises(FileNotFoundError):
+        run._feed(run._waiting, 1, 1, Held())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["x" * 200, request_line("other"), "[]", "", "{}"])
+def test_an_input_that_was_changed_ends_the_batch(text: str, tmp_path: Path) -> None:
+    read(tmp_path, request_line("a"))
+    run = run_of(tmp_path)
+    run.prepare()
+    (tmp_path / "in.jsonl").write_text(text)
+    with pytest.raises(BatchError, match="was changed"):
+        run._feed(run._waiting, 1, 1, Held())  # type: ignore[arg-type]
+
+
+def test_a_vllm_that_was_ended_with_us_makes_no_request_guilty(tmp_path: Path) -> None:
+    read(tmp_path, request_line("a"))
+    run = run_of(tmp_path)
+    run.prepare()
+    run._told.set()
+    with pytest.raises(module.Stopped):
+        run._feed(run._waiting, 1, module.free_port(), Held(-15))  # type: ignore[arg-type]
+    assert (run.failed, (tmp_path / "b.done.jsonl").read_bytes()) == (0, b"")
