@@ -64,9 +64,7 @@ class StatusRoutes:
     def _usable(self, catalogue: Catalogue, cluster: Cluster, principal: Principal) -> Iterator[tuple[Endpoint, str]]:
         """The models at the cluster's endpoints that the caller may use, in order."""
         for _, endpoint in sorted(catalogue.endpoints.items()):
-            backend = endpoint.backend
-            launch = backend.launch if isinstance(backend, GlobusBackend) else None
-            if endpoint.cluster != cluster.name or (launch and launch.serves not in ("", principal.name)):
+            if endpoint.cluster != cluster.name or not _open_to(endpoint, principal.name):
                 continue
             for model in sorted(self._roster.models_of(endpoint)):
                 if may_call(principal, model):
@@ -130,7 +128,10 @@ class StatusRoutes:
             jobs["cluster_status"] = {"cluster": _id(cluster.name), "status": "unknown", "message": message}
             return jobs
         allowed = {model for _, model in usable}
+        hidden = {name for name, endpoint in catalogue.endpoints.items() if not _open_to(endpoint, principal.name)}
         for queued in queue.jobs:
+            if queued.endpoint in hidden:
+                continue  # Its models may be served to all elsewhere; the job, its nodes and its times are a person's.
             models = [model for model in queued.models if model in allowed]
             if models:
                 jobs[_group(queued)].append(self._queued_job(queued, ",".join(models), cluster))
@@ -198,12 +199,18 @@ def _operations(cluster: Cluster) -> list[str]:
     return [f"/v1/{operation}" for operation in cluster.operations or _USUAL]
 
 
+def _open_to(endpoint: Endpoint, name: str) -> bool:
+    """Whether its workers serve the principal of this name; an empty one stands for everybody."""
+    launch = endpoint.backend.launch if isinstance(endpoint.backend, GlobusBackend) else None
+    return launch is None or launch.serves in ("", name)
+
+
 def _status(catalogue: Catalogue) -> dict[str, bool]:
     """The clusters with an endpoint that is open to everybody, and whether they are up."""
     public = {
         endpoint.cluster
         for endpoint in catalogue.endpoints.values()
-        if not endpoint.access.allowed_globus_groups and not endpoint.access.allowed_domains
+        if not endpoint.access.allowed_globus_groups and not endpoint.access.allowed_domains and _open_to(endpoint, "")
     }
     return {
         _id(name): cluster.availability is not Availability.MAINTENANCE
