@@ -18,6 +18,14 @@ SETTLE: Final = 30.0
 another's place must have been seen: a task may be delivered twice, and the second of its workers is refused.
 """
 
+_LONGEST: Final = 1000
+_MOST_LINES: Final = 100
+
+
+def short(text: object) -> str:
+    """What a node says, as far as it is kept and told on: a node may say anything."""
+    return "" if text is None else str(text)[:_LONGEST]
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -66,11 +74,11 @@ class Outcome:
         job: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
         lines = result.get("log_tail")
         return cls(
-            str(result.get("outcome", "site_error")),
-            str(result.get("detail", "")),
-            str(job.get("id") or ""),
-            str(job.get("host") or ""),
-            tuple(map(str, lines)) if isinstance(lines, list | tuple) else (),
+            short(result.get("outcome", "site_error")),
+            short(result.get("detail")),
+            short(job.get("id")),
+            short(job.get("host")),
+            tuple(map(short, lines[-_MOST_LINES:])) if isinstance(lines, list | tuple) else (),
         )
 
 
@@ -136,7 +144,7 @@ def worker_missing(start: Start, now: float, *, lost_after: float) -> Start:
         return _refusal_settled(start, now)
     if start.tasks and start.state is not StartState.DRAINING:
         return start  # It is its node that tells of it.
-    if start.absent_since is None:
+    if start.absent_since is None or start.absent_since > now:  # the clock may have been set back
         start = msgspec.structs.replace(start, absent_since=now)
     absent = now - (start.absent_since or now)
     if start.state is StartState.DRAINING and absent >= min(lost_after, SETTLE):
@@ -158,11 +166,11 @@ def task_ended(start: Start, outcome: Outcome, now: float) -> Start:
     """Its start-worker task has ended, and the worker with it."""
     if not start.live:
         return start
+    if outcome.kind == "refused" and start.has_worker:
+        return start  # The one that was refused came second; the first is at work.
     start = msgspec.structs.replace(start, job=outcome.job or start.job, host=outcome.host or start.host)
     detail = outcome.detail or _WORDS.get(outcome.kind, f"start-worker ended with {outcome.kind!r}")
     if outcome.kind == "refused":
-        if start.has_worker:
-            return start  # The one that was refused came second; the first is at work.
         return msgspec.structs.replace(start, refused_at=start.refused_at or now, detail=detail)
     if outcome.kind in ("stopped", "walltime"):
         if start.has_worker or start.tasks:

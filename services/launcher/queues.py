@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from services.core.errors import Reason, ServiceError
 from services.core.globus import GlobusBackend
 from services.globus.errors import GlobusError
 from services.launcher.functions import Functions
-from services.launcher.machine import Queued
+from services.launcher.machine import Queued, short
 from services.launcher.tasks import DEFAULT_CREDENTIALS, QUEUE_STATUS, TaskRunner
 
 PATIENCE: Final = 60.0
@@ -28,6 +27,8 @@ _FORMATS: Final = (
     "%a %b %d %H:%M:%S %Y",
     "%a %b %d %H:%M %Y",
 )
+_LAST: Final = 4_102_444_800.0  # the year 2100: what is beyond is a scheduler's way to say that it does not know
+_MOST: Final = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,31 +162,27 @@ def read_queue(answer: Any, asked_at: float, cluster: str) -> Queue:
 def _read_job(job: Mapping[str, Any]) -> Job:
     models = job.get("models") or ()
     return Job(
-        id=_text(job.get("id")),
-        state=_text(job.get("state")) or "other",
-        scheduler_state=_text(job.get("scheduler_state")),
-        models=(models,) if isinstance(models, str) else tuple(map(_text, models)),
-        framework=_text(job.get("framework")),
-        endpoint=_text(job.get("endpoint")),
+        id=short(job.get("id")),
+        state=short(job.get("state")) or "other",
+        scheduler_state=short(job.get("scheduler_state")),
+        models=(models,) if isinstance(models, str) else tuple(map(short, models)),
+        framework=short(job.get("framework")),
+        endpoint=short(job.get("endpoint")),
         slot=_number(job.get("slot")),
-        hosts=_text(job.get("hosts")),
-        comment=_text(job.get("comment")),
+        hosts=short(job.get("hosts")),
+        comment=short(job.get("comment")),
         nodes=_number(job.get("nodes")),
-        walltime=_text(job.get("walltime")),
-        expected_start=_text(job.get("expected_start")),
+        walltime=short(job.get("walltime")),
+        expected_start=short(job.get("expected_start")),
         position=_number(job.get("position")),
         batch=bool(job.get("batch")),
     )
 
 
-def _text(value: Any) -> str:
-    return "" if value is None else str(value)
-
-
 def _number(value: Any) -> int:
     try:
-        return max(0, int(value or 0))
-    except (TypeError, ValueError):
+        return min(max(0, int(value or 0)), _MOST)
+    except (TypeError, ValueError, OverflowError):
         return 0
 
 
@@ -195,12 +192,15 @@ def to_time(text: str) -> float | None:
     """
     try:
         number = float(text)
-        return number if number > 0 and math.isfinite(number) else None
     except ValueError:
-        pass
+        number = _read_time(text.strip())
+    return number if 0 < number < _LAST else None
+
+
+def _read_time(text: str) -> float:
     for form in _FORMATS:
         try:
-            return datetime.strptime(text.strip(), form).timestamp()
-        except ValueError:
+            return datetime.strptime(text, form).timestamp()
+        except (ValueError, OverflowError):
             continue
-    return None
+    return 0.0

@@ -13,7 +13,7 @@ import grpc
 from weft.session.v1 import frame_pb2, session_pb2, session_pb2_grpc
 
 from services.core.errors import Reason
-from services.launcher.machine import Seen
+from services.launcher.machine import Seen, short
 from services.rpc.channel import bearer, dial
 from services.rpc.errors import from_rpc_error
 
@@ -134,13 +134,20 @@ def _seen(sessions: Sequence[session_pb2.Session]) -> Seen:
         told[0].instance,
         ready=frame_pb2.WORKER_STATE_READY in states,
         draining=frame_pb2.WORKER_STATE_DRAINING in states,
-        detail=report.detail,
-        job=report.job.id,
-        host=report.job.host,
-        job_end=report.job.end_time.ToMilliseconds() / 1000 if report.job.HasField("end_time") else None,
+        detail=short(report.detail),
+        job=short(report.job.id),
+        host=short(report.job.host),
+        job_end=_job_end(report.job) if report.job.HasField("end_time") else None,
         open_calls=sum(session.open_calls for session in sessions),
         ended_calls=sum(session.ended_calls for session in sessions),
     )
+
+
+def _job_end(job: frame_pb2.Job) -> float | None:
+    try:
+        return job.end_time.ToMilliseconds() / 1000
+    except ValueError:  # no time that there is: the worker's error, and no reason to see no worker any more
+        return None
 
 
 def _summary(sightings: Sightings) -> frozenset[tuple[str, str, bool, bool]]:

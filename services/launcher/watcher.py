@@ -6,12 +6,12 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from services.core.errors import Reason, ServiceError
 from services.globus.errors import GlobusError, Kind
-from services.launcher.machine import Outcome
+from services.launcher.machine import Outcome, short
 from services.launcher.tasks import TaskRunner
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class Submission:
     credentials: str
     endpoint_uuid: str
     function_uuid: str
-    payload: Mapping[str, Any]
+    payload: Mapping[str, Any] = field(repr=False)  # it may hold an enrolment token
     user_endpoint_config: Mapping[str, Any]
 
     async def run(self, tasks: TaskRunner, submitted: Callable[[str], None] = lambda task_id: None) -> Any:
@@ -152,7 +152,7 @@ async def watch_node(tasks: TaskRunner, prepare: Prepare, tell: Tell, *, interva
             found = answer if isinstance(answer, Mapping) else {}
             state = str(found.get("state", "none"))
             if state != "none":
-                tell(NodeSeen(state, str(found.get("detail", ""))))
+                tell(NodeSeen(state, short(found.get("detail"))))
             if state == "ready":
                 return
         except (GlobusError, ServiceError) as error:

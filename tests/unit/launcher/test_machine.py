@@ -148,6 +148,29 @@ def test_a_result_is_read() -> None:
     assert Outcome.read({"outcome": "stopped", "job": None, "log_tail": "x"}) == Outcome("stopped")
 
 
+def test_what_a_node_says_is_kept_no_longer_than_its_use() -> None:
+    result = {
+        "outcome": "vllm_failed",
+        "detail": "x" * 10**6,
+        "job": {"id": "9" * 10**6},
+        "log_tail": ["y" * 10**6] * 999,
+    }
+    read = Outcome.read(result)
+    assert len(read.detail) == len(read.job) == len(read.log_tail[0]) == 1000
+    assert len(read.log_tail) == 100
+
+
+def test_a_clock_that_is_set_back_does_not_keep_a_worker_that_is_missed() -> None:
+    start = machine.worker_missing(ready(), NOW, lost_after=100)
+    start = machine.worker_missing(start, NOW - 86_400, lost_after=100)
+    assert machine.worker_missing(start, NOW - 86_400 + 100, lost_after=100).state is FAILED
+
+
+def test_the_job_of_a_worker_that_was_refused_is_not_that_of_the_one_at_work() -> None:
+    start = ready(job="77", host="n1")
+    assert machine.task_ended(start, Outcome("refused", "no", "78", "n2"), NOW) == start
+
+
 events = st.sampled_from(
     [
         lambda start, now: machine.submitted(start, "task-1", now),

@@ -12,7 +12,8 @@ from services.core.errors import Reason, ServiceError
 from services.core.globus import Function, FunctionVersion, GlobusBackend, GlobusFunction
 from services.globus.errors import GlobusError, Kind
 from services.launcher.functions import Functions
-from services.launcher.queues import Job, Queues, read_queue, to_time
+from services.launcher.messages import to_queue
+from services.launcher.queues import Job, Queue, Queues, read_queue, to_time
 from services.launcher.tasks import QUEUE_STATUS
 
 LOGIN = "login-endpoint"
@@ -123,6 +124,13 @@ def test_an_answer_that_says_nothing_is_an_error(answer: Any) -> None:
     assert caught.value.reason is Reason.UPSTREAM_BROKEN
 
 
+def test_numbers_and_texts_that_nobody_can_carry_are_bounded() -> None:
+    job = {"id": "1", "position": 2**70, "slot": float("inf"), "nodes": -1, "comment": "x" * 10**6}
+    (read,) = read_queue({"jobs": [job]}, 5.0, "c").jobs
+    assert (read.position, read.slot, read.nodes, len(read.comment)) == (2**31 - 1, 0, 0, 1000)
+    assert to_queue(Queue(5.0, (read,))).jobs[0].position == 2**31 - 1
+
+
 def test_a_starts_job_is_found_by_endpoint_and_slot_and_is_no_batch() -> None:
     jobs = [
         {"id": "1", "endpoint": "e", "slot": 0, "batch": True, "state": "running"},
@@ -145,7 +153,7 @@ def test_the_times_of_schedulers_are_read(text: str) -> None:
     assert to_time(str(to_time(text))) == to_time(text)
 
 
-@pytest.mark.parametrize("text", ["", "N/A", "Unknown", "nan", "-1", "inf"])
+@pytest.mark.parametrize("text", ["", "N/A", "Unknown", "nan", "-1", "inf", "1e300", "9999-12-31T23:59:59"])
 def test_a_time_that_says_nothing_is_none(text: str) -> None:
     assert to_time(text) is None
 

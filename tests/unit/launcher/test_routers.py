@@ -54,3 +54,8 @@ def test_starts_are_kept_apart() -> None:
 def test_a_worker_that_drains_drains() -> None:
     draining = frame_pb2.WORKER_STATE_DRAINING
     assert merge([at("r1", session("a", draining)), at("r2", session("a"))], complete=True).workers["a"].draining
+
+
+def test_a_worker_whose_job_ends_at_no_time_that_there_is_hides_no_other() -> None:
+    workers = merge([at("r1", session("a", end=2**62)), at("r1", session("b", end=5000))], complete=True).workers
+    assert (workers["a"].ready, workers["a"].job_end, workers["b"].job_end) == (True, None, 5000.0)
