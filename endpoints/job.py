@@ -13,6 +13,7 @@ from endpoints.site import Environment, Site
 
 LAUNCH_SCRIPT = "launch_vllm.sh"
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+@-]*")
+_REACHES = ("srun", "mpiexec", "ssh")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -47,8 +48,9 @@ def exports(site: Site, model: Model | None, settings: Settings, folder: str) ->
     found["WEFT_JOB"] = (given("weft_job"),)
     if site.scheduler != "local":
         found["WEFT_WALLTIME_S"] = (Expr("weft_walltime_s"),)
-    if settings.purpose == "worker" and model is not None:
+    if model is not None:
         found["WEFT_VLLM_COMMAND"] = (shlex.quote(shell_words(launch_words(site, model, folder))),)
+    if settings.purpose == "worker" and model is not None:
         if site.worker_program is not None:
             found["WEFT_WORKER_PROGRAM"] = (shlex.quote(site.worker_program),)
         if site.worker_flags:
@@ -59,10 +61,6 @@ def exports(site: Site, model: Model | None, settings: Settings, folder: str) ->
 def worker_init(site: Site, model: Model | None, settings: Settings, folder: str) -> Text:
     """The whole of it, a line of shell each."""
     lines: list[Pieces] = [(line,) for line in _activation(site.environment)]
-    if settings.purpose == "batch":  # whose function starts vLLM itself, from this environment
-        lines += [(line,) for line in _activation(site.vllm_environment)]
-        own = {**site.vllm_environment.variables, **(model.variables if model else {})}
-        lines += [(f"export {_name(name)}={shlex.quote(value)}",) for name, value in own.items()]
     lines += [(f"export {name}=", *value) for name, value in exports(site, model, settings, folder).items()]
     return Text(tuple(piece for line in lines for piece in (*line, "\n")))
 
@@ -116,10 +114,10 @@ def _check_fit(site: Site, model: Model) -> None:
     if wanted > given_ > 0:
         raise EndpointFilesError(
             f"{model.name} wants {model.tensor_parallel} x {model.pipeline_parallel} = {wanted} GPUs, and "
-            f"{model.nodes} nodes with {site.gpus_per_node} each have {given_}; set model.nodes, "
-            "model.tensor_parallel or model.pipeline_parallel."
+            f"{model.nodes} x {site.gpus_per_node} = {given_} are there (model.nodes x site.gpus_per_node); set "
+            "model.nodes, model.tensor_parallel or model.pipeline_parallel, or site.gpus_per_node."
         )
-    if model.nodes > 1 and site.reach is None:
+    if model.nodes > 1 and site.reach not in _REACHES and "{node}" not in (site.reach or ""):
         raise EndpointFilesError(
             f"{model.name} takes {model.nodes} nodes, and the site does not say how a job reaches its other nodes; "
             "give --set site.reach=srun, mpiexec, ssh, or words with {node}."

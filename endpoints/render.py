@@ -52,9 +52,9 @@ def render(order: Order, functions: Functions | None) -> Rendered:
     site_name, site_tree = read("sites", order.site)
     model_name, model_tree = read("models", order.model) if order.model is not None else ("", {})
     site_tree, model_tree, settings_tree = with_overrides(site_tree, model_tree, order.settings or {}, order.overrides)
-    site = convert(Site, site_tree, f"the site {site_name}")
-    settings = convert(Settings, settings_tree, "the endpoint's settings")
-    model = convert(Model, model_tree, f"the model {model_name}") if order.model is not None else None
+    site = convert(Site, site_tree, f"The site {site_name}")
+    settings = convert(Settings, settings_tree, "The endpoint's settings")
+    model = convert(Model, model_tree, f"The model {model_name}") if order.model is not None else None
     _check(order, settings, model_tree, model)
     name = order.name or "-".join(filter(None, (site_name, model_name or settings.purpose)))
     if _NAME.fullmatch(name) is None:
@@ -94,7 +94,7 @@ def _files(
     }
     if settings.identity_mapping is not None:
         files[IDENTITY_MAPPING] = identity_mapping(settings.identity_mapping)
-    if settings.purpose == "worker":
+    if settings.purpose != "queue-status":
         files[LAUNCH_SCRIPT] = (HERE / LAUNCH_SCRIPT).read_text()
     if settings.systemd is not None:
         files[unit_name(name)] = unit(name, settings.systemd, folder)

@@ -71,10 +71,10 @@ class UserConfig:
 
     @property
     def _purpose(self) -> str:
-        if "WEFT_VLLM_COMMAND" in self._worker_init:
-            return "worker"
         if ";batch=1" in self._worker_init:
             return "batch"
+        if "WEFT_VLLM_COMMAND" in self._worker_init:
+            return "worker"
         return "queue" if "WEFT_SCHEDULER" in self._worker_init else ""
 
     def _load(self, text: str) -> Iterator[Finding]:
