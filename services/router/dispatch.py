@@ -26,6 +26,7 @@ from services.router.attempt import Attempt
 from services.router.audit import AuditLog
 from services.router.body import Wanted, rename_model
 from services.router.cold import ColdEndpoints
+from services.router.credit import Credit
 from services.router.heartbeat import (
     EVENT_STREAM,
     STREAMED,
@@ -33,7 +34,6 @@ from services.router.heartbeat import (
     comment,
     error_event,
     is_event_stream,
-    kept_credit,
 )
 from services.router.patience import read_patience
 from services.router.plan import Plan, Policy, plan
@@ -106,7 +106,8 @@ class DispatchedCall:
         self._dispatcher = dispatcher
         self._wanted = wanted
         self._receiver = receiver
-        self._credit = credit
+        self._streamed = wanted.stream and request.operation in STREAMED
+        self._credit = Credit(credit, shared=self._streamed)
         self._caller = caller
         self._asked = asked
         self._attempt: Attempt | None = None
@@ -123,31 +124,22 @@ class DispatchedCall:
         self._said = b""
         settings = dispatcher.settings
         bounds = settings.bounds.within(request.timeout, request.first_byte_timeout)
-        if wanted.stream and request.operation in STREAMED:
-            self._kept = self._to_keep = kept_credit(credit)
+        if self._streamed:
             self._watchdog = Watchdog(
                 dispatcher.scheduler, bounds, self._expire, quiet=self._beat, quiet_after=settings.heartbeat_after
             )
         else:
-            self._kept = self._to_keep = 0
             self._watchdog = Watchdog(dispatcher.scheduler, bounds, self._expire)
 
     # Call
 
     def grant(self, credit: int) -> None:
         """See `Call.grant`."""
-        self._credit += credit
+        more = self._credit.grant(credit)
         if self._attempt is not None:
             self._watchdog.pause(False)
-            if self.first_byte_at is None:
-                keep = min(credit, self._to_keep - self._kept)
-                self._kept += keep
-                credit -= keep
-            else:
-                credit += self._kept
-                self._kept = 0
-            if credit:
-                self._attempt.call.grant(credit)
+            if more:
+                self._attempt.call.grant(more)
 
     def cancel(self) -> None:
         """See `Call.cancel`."""
@@ -190,7 +182,7 @@ class DispatchedCall:
         self.attempts += 1
         may_move = alternatives and self.attempts < self._dispatcher.settings.max_attempts
         self._attempt = Attempt(self, target.server, may_move=may_move, cost=self._cost())
-        self._attempt.call = target.server.inference.open(request, self._attempt, self._credit - self._kept)
+        self._attempt.call = target.server.inference.open(request, self._attempt, self._credit.lend())
 
     def _request_for(self, target: Target) -> Request:
         request = self.request
@@ -247,11 +239,10 @@ class DispatchedCall:
             return self.started + settings.wait_for_worker
         if self._cold_until is None:
             patience = read_patience(self._asked)
-            streamed = self._to_keep > 0
-            if streamed and patience.silence < 2 * settings.heartbeat_after:
+            if self._streamed and patience.silence < 2 * settings.heartbeat_after:
                 self._watchdog.quiet_every(max(_SOONEST_COMMENT, patience.silence / 2))
             own = (bound - HOP for bound in (self.request.timeout, self.request.first_byte_timeout) if bound)
-            seconds = min(settings.cold_patience, patience.wait if streamed else patience.whole, *own)
+            seconds = min(settings.cold_patience, patience.wait if self._streamed else patience.whole, *own)
             self._cold_until = self.started + seconds
         return self._cold_until
 
@@ -305,17 +296,14 @@ class DispatchedCall:
     def _beat(self) -> None:
         """Tells the client how things stand, which commits the answer to a stream of events."""
         said = self._comment()
-        # While a server has the credit, only what was kept of it can be spent here.
-        if len(said) > (self._kept if self._attempt is not None else self._credit - self._to_keep):
+        if len(said) > self._credit.room:
             return
         if not self._said:
             self._receiver.head(EVENT_STREAM)
         if self._over:
             return  # The client has left at the sight of the head.
         self._said = said
-        self._credit -= len(said)
-        if self._attempt is not None:
-            self._kept -= len(said)
+        self._credit.comment(len(said))
         self._receiver.data(said)
 
     # What becomes of attempts
@@ -323,6 +311,7 @@ class DispatchedCall:
     def attempt_failed(self, attempt: Attempt, error: ServiceError) -> None:
         """An attempt failed before its first byte."""
         self._attempt = None
+        self._credit.take_back()
         self._write_outcome(error.reason.name.lower())
         self._last_error = error
         self._tried.append(attempt.server)
@@ -345,10 +334,11 @@ class DispatchedCall:
         """From here on the client has the answer of this attempt."""
         self.first_byte_at = self._dispatcher.scheduler.time()
         self._status = head.status
+        self._credit.begin()
         if not self._said:
             self._receiver.head(head)
         elif not is_event_stream(head) and self._attempt is not None:
-            self._attempt.hand_over(Misfit(self, head, self._credit - self._kept))
+            self._attempt.hand_over(Misfit(self, head, self._credit.lent))
 
     def misfit(self, head: Head, body: bytes) -> None:
         """A server's answer is no event stream, and the client has the beginning of one: it becomes its last event."""
@@ -356,7 +346,7 @@ class DispatchedCall:
             message = f"The model server answered with status {head.status} and no stream of events."
             self.fail(ServiceError(Reason.UPSTREAM_BROKEN, message))
             return
-        event = error_event(self.request.operation, head.status, body, self._credit)
+        event = error_event(self.request.operation, head.status, body, self._credit.left)
         if event is None:
             message = f"The model server answered with status {head.status}."
             self.fail(ServiceError(Reason.UPSTREAM_BROKEN, message))
@@ -369,15 +359,15 @@ class DispatchedCall:
     def data(self, chunk: bytes) -> None:
         """Bytes pass through."""
         self._watchdog.touch()
-        self._credit -= len(chunk)
-        if self._credit <= self._kept:
+        credit = self._credit
+        credit.left -= len(chunk)
+        if credit.left <= credit.kept:
             self._watchdog.pause(True)
         self._receiver.data(chunk)
-        if self._kept and self._credit <= self._kept and self._attempt is not None:
+        if credit.kept and credit.left <= credit.kept and self._attempt is not None:
             # The server has used up what it was given, and no comment will be made any more.
-            kept, self._kept = self._kept, 0
             self._watchdog.pause(False)
-            self._attempt.call.grant(kept)
+            self._attempt.call.grant(credit.release())
 
     def end(self) -> None:
         """The answer is whole."""

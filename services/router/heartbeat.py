@@ -19,15 +19,9 @@ STREAMED: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/mes
 
 EVENT_STREAM: Final = Head(200, (("content-type", "text/event-stream; charset=utf-8"), ("cache-control", "no-cache")))
 
-_KEPT: Final = 4096
 _LONGEST_ANSWER: Final = 64 * 1024
 """Bytes of an answer that becomes an error event: vLLM's errors are shorter."""
 _LONGEST_TEXT: Final = 500
-
-
-def kept_credit(credit: int) -> int:
-    """What is kept of a streamed call's credit, so that there can be comments while a server has the rest."""
-    return min(_KEPT, credit // 4)
 
 
 def comment(word: str, detail: str) -> bytes:
