@@ -19,6 +19,7 @@ from tests.globus.hosted import Hosted, Identity
 from tests.testing.mesh import Mesh, StartMesh
 
 ENDPOINT = "clusters/sophia/endpoints/opt"
+ASSURED = "6f5c9a3e-2e2b-4a50-9d7e-1a4f0a6f1a11"
 
 
 @pytest.fixture
@@ -106,14 +107,14 @@ async def test_what_is_deleted_is_found_and_registered_anew(owner: Identity, mes
 async def test_without_a_registry_the_file_is_enough(owner: Identity, tmp_path: Path, sources: Path) -> None:
     environ = {"WEFT_HOME": str(tmp_path / "home")}
     options = ("--sources", str(sources), "--no-registry")
-    code, output = await weft(environ, "functions", "register", *options, "probe", "--ha-endpoint", "ha-uuid")
+    code, output = await weft(environ, "functions", "register", *options, "probe", "--ha-endpoint", ASSURED)
     assert (code, "1 registered" in output) == (0, True), output
-    assert "ha_endpoint: ha-uuid" in (tmp_path / "home" / "functions.yaml").read_text()
+    assert f"ha_endpoint: {ASSURED}" in (tmp_path / "home" / "functions.yaml").read_text()
     register = ("functions", "register", *options, "probe", "--renew-after", "0")
     code, output = await weft(environ, *register)
     assert (code, "2 registered" in output, "renewed after 0 days" in output) == (0, True, True), output
     code, output = await weft(environ, "functions", "verify", *options, "probe")
-    assert (code, "is there, for ha-uuid, kept" in output) == (0, True), output
+    assert (code, f"is there, for {ASSURED}, kept" in output) == (0, True), output
 
 
 async def test_bad_credentials_are_told_without_the_secret(owner: Identity, tmp_path: Path, sources: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 from weft.launcher.v1 import launcher_pb2 as pb
 
-from tests.globus.chain import COLD, Chain, words_of
+from tests.globus.chain import COLD, OVER, Chain, words_of
 from tests.globus.conftest import MakeAgent, StartChain
 from tests.globus.endpoint import EndpointAgent
 from tests.globus.hosted import Hosted
@@ -126,20 +126,28 @@ async def test_a_job_comes_to_its_end_and_its_successor_was_there_before(
     assert gone[0].end_time.seconds <= first.job_end_time.seconds
 
 
-async def test_an_agent_that_is_killed_and_started_again_starts_workers_again(
+async def test_an_agent_that_is_killed_takes_its_jobs_along_and_starts_workers_again_when_it_is_back(
     start_chain: StartChain, make_agent: MakeAgent, slurm: Slurm
 ) -> None:
+    """That is Globus's own rule: a user endpoint ends when its agent is gone, and cancels its jobs."""
     agent = make_agent("slurm-killed", "slurm", real=False, environ=slurm.environ)
     chain = await start_chain()
-    await chain.endpoint("killed", agent, SIM_MODEL)
+    endpoint = await chain.endpoint("killed", agent, SIM_MODEL)
     assert await Call(chain.mesh, stream=True).ending(COLD) == WHOLE
+    (job,) = slurm.jobs()
     await agent.kill()
-    # The session needs no agent, as long as the job lives.
-    assert await Call(chain.mesh, stream=True).ending() in (WHOLE, "worker_lost")
-    slurm.clear()
+    assert await Call(chain.mesh, stream=True).ending() == WHOLE, "a session needs no agent while the job lives"
+    await chain.mesh.until(
+        lambda: asyncio.to_thread(slurm.jobs), lambda jobs: not jobs, f"job {job['job_id']} is cancelled", COLD
+    )
+    waiting = Call(chain.mesh, stream=True)
+    await chain.mesh.until(
+        chain.starts, lambda starts: starts[0].state in OVER, "the launcher knows that the worker is gone", COLD
+    )
     agent.start()
-    call = Call(chain.mesh, stream=True)
-    assert await call.ending(COLD) == WHOLE
+    assert await waiting.ending(COLD) == WHOLE
+    assert [each["job_id"] for each in slurm.jobs()] > [job["job_id"]]
+    assert len(chain.submitted(endpoint)) == 2
 
 
 async def test_sessions_serve_on_while_the_service_is_down_and_starts_go_on_after(
@@ -147,7 +155,7 @@ async def test_sessions_serve_on_while_the_service_is_down_and_starts_go_on_afte
 ) -> None:
     chain = await start_chain()
     await chain.endpoint("down", slurm_sim, SIM_MODEL)
-    await chain.endpoint("cold", slurm_sim, "another=sim-model")
+    other = await chain.endpoint("cold", slurm_sim, "another=sim-model")
     assert await Call(chain.mesh, stream=True).ending(COLD) == WHOLE
     hosted.stop()
     try:
@@ -161,6 +169,7 @@ async def test_sessions_serve_on_while_the_service_is_down_and_starts_go_on_afte
     finally:
         hosted.start()
     assert await cold.ending(COLD) == WHOLE
+    assert len(chain.submitted(other)) == 1
     assert await Call(chain.mesh, stream=True).ending() == WHOLE
 
 
