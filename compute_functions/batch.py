@@ -51,8 +51,9 @@ URLS = frozenset(
 )
 
 SECRETS = (
-    r"((?:api[_-]?key|token|secret|password|authorization)[\"']?\s*[=:]\s*[\"']?(?:bearer\s+)?)[^\s\"',;&]{6,}",
-    r"((?:--[\w-]*(?:key|token|secret|password)|\bbearer)\s+)[^\s\"',;&]{6,}",
+    r"((?:api[_-]?key|token|secret|password|authorization)[\"']?\s*[=:]\s*[\"'\[(]*(?:(?:bearer|basic)\s+)?)"
+    r"[^\s\"',;&\])]{6,}",
+    r"((?:--[\w-]*(?:key|token|secret|password)[\"',]*|\bbearer)\s+[\"']?)[^\s\"',;&]{6,}",
     r"(\b)(?-i:hf_|sk-|weft_)[A-Za-z0-9_-]{8,}",
     r"(\w+://)[^\s/@:]+:[^\s/@]+(?=@)",
 )

@@ -28,6 +28,11 @@ from typing import Any
 
 REACH_SECONDS = 8.0
 COMMAND_SECONDS = 20.0
+BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian
+    "/etc/pki/tls/certs/ca-bundle.crt",  # Red Hat
+    "/etc/ssl/ca-bundle.pem",  # SUSE
+)
 PART_SECONDS = 30.0
 """For each part of the probe; they go on at the same time."""
 PACKAGES = (
@@ -262,10 +267,16 @@ def _reach_one(address: str, proxy: str | None, ca: str | None) -> str:
         if through:
             _connect_through(connection, through, f"{host}:{port}")
         if secure:
-            context = ssl.create_default_context(cafile=ca or None)
+            context = ssl.create_default_context(cafile=ca or _authorities())
             context.set_alpn_protocols(["h2"])
             context.wrap_socket(connection, server_hostname=host).close()
     return f"reached{f' through {where[0]}:{where[1]}' if through else ''}."
+
+
+def _authorities() -> str | None:
+    """The system's, where `weft worker` looks for them; a Python that a site has built itself may not find them."""
+    files = (ssl.get_default_verify_paths().cafile, *BUNDLES)
+    return next((file for file in files if file and Path(file).is_file()), None)
 
 
 def _proxy_for(host: str, proxy: str | None) -> urllib.parse.SplitResult | None:

@@ -36,6 +36,11 @@ from typing import Any
 POLL_SECONDS = 0.2
 REACH_SECONDS = 8.0
 COMMAND_SECONDS = 20.0
+BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian
+    "/etc/pki/tls/certs/ca-bundle.crt",  # Red Hat
+    "/etc/ssl/ca-bundle.pem",  # SUSE
+)
 STOP_SECONDS = 20.0
 """What a worker has on top of its grace to end itself and its vLLM."""
 KILL_SECONDS = 15.0
@@ -49,8 +54,9 @@ EXIT_CODES = {0: "stopped", 3: "refused", 4: "router_unreachable", 5: "vllm_fail
 """What the exit codes of `weft worker` mean."""
 
 SECRETS = (
-    r"((?:api[_-]?key|token|secret|password|authorization)[\"']?\s*[=:]\s*[\"']?(?:bearer\s+)?)[^\s\"',;&]{6,}",
-    r"((?:--[\w-]*(?:key|token|secret|password)|\bbearer)\s+)[^\s\"',;&]{6,}",
+    r"((?:api[_-]?key|token|secret|password|authorization)[\"']?\s*[=:]\s*[\"'\[(]*(?:(?:bearer|basic)\s+)?)"
+    r"[^\s\"',;&\])]{6,}",
+    r"((?:--[\w-]*(?:key|token|secret|password)[\"',]*|\bbearer)\s+[\"']?)[^\s\"',;&]{6,}",
     r"(\b)(?-i:hf_|sk-|weft_)[A-Za-z0-9_-]{8,}",
     r"(\w+://)[^\s/@:]+:[^\s/@]+(?=@)",
 )
@@ -166,10 +172,9 @@ def start_worker(request: dict[str, Any]) -> dict[str, Any]:
     """
     began = time.time()
     job: dict[str, Any] = {"id": "", "host": socket.gethostname(), "account": _account(), "end_time": None}
-    logs: list[Path] = []
+    start: Start | None = None
     try:
         start = Start(request)
-        logs = start.logs
         job = job_of_this_process(began, start.walltime)
         detail = f"The start {start.name!r} has ended."
         outcome = "stopped"
@@ -186,7 +191,7 @@ def start_worker(request: dict[str, Any]) -> dict[str, Any]:
         "detail": redacted(detail, secrets),
         "job": job,
         "versions": {"python": platform.python_version(), "weft": _weft_version()},
-        "log_tail": [redacted(line, secrets) for file in logs for line in tail(file)],
+        "log_tail": [redacted(line, secrets) for file in (start.logs if start else []) for line in tail(file)],
     }
 
 
@@ -236,7 +241,8 @@ class Start:
             problems.append(f"There is no mode {self.mode!r}: use 'session' or 'task'.")
         log_folder = Path(environ.get("WEFT_LOG_DIR") or _run_folder() / "logs")
         self.worker_log, self.vllm_log = log_folder / f"{self.key}.worker.log", log_folder / f"{self.key}.vllm.log"
-        self.logs = [self.worker_log, self.vllm_log] if self.mode == "session" else [self.vllm_log]
+        self.logs: list[Path] = []
+        """Those of this start that may be told; none before it has the slot, where another one's are."""
         if problems:
             raise Ended("site_error", " ".join(problems))
 
@@ -248,10 +254,9 @@ class Start:
         with locked(folder, self.name, self.grace + STOP_SECONDS + KILL_SECONDS) as lock, told_to_end() as told:
             for stale in ("stop", "server.json", "token"):
                 (folder / stale).unlink(missing_ok=True)
-            for file in self.logs:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                if file.exists():
-                    file.replace(f"{file}.1")
+            for file in [self.worker_log, self.vllm_log] if self.mode == "session" else [self.vllm_log]:
+                begin_log(file)
+                self.logs.append(file)
             port = self.api_port or free_port()
             url = self.vllm_url or f"http://127.0.0.1:{port}"
             if self.mode == "session":
@@ -338,6 +343,7 @@ class Watch:
                 asked = time.monotonic()
                 if get(self._server["url"], "/health") is not None:
                     self._write_state("ready")
+                    self._keep_vllms_log_here()
 
     def _stop_asked(self) -> bool:
         with contextlib.suppress(OSError):
@@ -347,6 +353,7 @@ class Watch:
     def _finish(self, outcome: str, detail: str) -> None:
         """Ends it in good order: a worker drains by itself; for vLLM alone we wait until its calls are done."""
         was_ready = self._server["state"] == "ready"
+        self._keep_vllms_log_here()
         self._write_state("stopping")
         until = time.monotonic() + (self._start.grace if self._start.mode == "task" and was_ready else 0.0)
         while time.monotonic() < until and not self._told.is_set() and _calls_at(self._server["url"]):
@@ -360,12 +367,17 @@ class Watch:
             return Ended("vllm_failed", f"vLLM ended by itself, with {_exit_words(code)}.")
         outcome = EXIT_CODES.get(code, "site_error")
         if outcome == "stopped":
+            self._keep_vllms_log_here()
             at_end = self._last_call is not None and time.time() >= self._last_call - 5.0
             return (
                 Ended("walltime", "The job's time is over.") if at_end else Ended("stopped", "The worker has drained.")
             )
         last = next((line for line in reversed(tail(self._start.worker_log)) if line.strip()), "")
         return Ended(outcome, f"The worker ended with {_exit_words(code)}. {last}".strip())
+
+    def _keep_vllms_log_here(self) -> None:
+        """It may hold what vLLM was asked: only of one that never came to serve is the end of it told."""
+        self._start.logs = [log for log in self._start.logs if log != self._start.vllm_log]
 
     def _write_state(self, state: str) -> None:
         self._server["state"] = state
@@ -574,10 +586,16 @@ def _reach_one(address: str, proxy: str | None, ca: str | None) -> str:
         if through:
             _connect_through(connection, through, f"{host}:{port}")
         if secure:
-            context = ssl.create_default_context(cafile=ca or None)
+            context = ssl.create_default_context(cafile=ca or _authorities())
             context.set_alpn_protocols(["h2"])
             context.wrap_socket(connection, server_hostname=host).close()
     return f"reached{f' through {where[0]}:{where[1]}' if through else ''}."
+
+
+def _authorities() -> str | None:
+    """The system's, where `weft worker` looks for them; a Python that a site has built itself may not find them."""
+    files = (ssl.get_default_verify_paths().cafile, *BUNDLES)
+    return next((file for file in files if file and Path(file).is_file()), None)
 
 
 def _proxy_for(host: str, proxy: str | None) -> urllib.parse.SplitResult | None:
@@ -694,6 +712,15 @@ def _pbs_end(job: str) -> float | None:
 # Logs
 
 
+def begin_log(log: Path) -> None:
+    """Makes a new log, for this account alone; the one before is kept beside it."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        log.replace(f"{log}.1")
+    # As the one who makes it: in a folder that others write in, a link may have been put in its place.
+    os.close(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+
+
 def tail(log: Path) -> list[str]:
     """The last lines of a log."""
     try:
@@ -716,4 +743,5 @@ def redacted(text: str, secrets: list[str]) -> str:
 
 
 def _exit_words(code: int) -> str:
-    return f"signal {code - 128}" if code > 128 else f"exit code {code}"
+    number = code - 128 if code > 128 else -code  # of what the keeper held, or of the keeper itself
+    return f"signal {number}" if number > 0 else f"exit code {code}"

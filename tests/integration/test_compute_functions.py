@@ -229,8 +229,20 @@ def test_nothing_stays_behind_when_the_keeper_is_killed(site: Site) -> None:
     task = site.start("start_worker", of_start())
     until("it is ready", lambda: control(site, "state")["state"] == "ready")
     os.kill(json.loads((site.slot / "server.json").read_text())["pid"], signal.SIGKILL)
-    assert task.result()["outcome"] == "vllm_failed"
+    result = task.result()
+    assert (result["outcome"], result["detail"]) == ("vllm_failed", "vLLM ended by itself, with signal 9.")
     until("nothing is left", lambda: not site.processes())
+
+
+def test_the_log_of_a_vllm_that_has_served_stays_on_the_node(site: Site) -> None:
+    task = site.start("start_worker", of_start())
+    until("it is ready", lambda: control(site, "state")["state"] == "ready")
+    [log] = site.logs.iterdir()
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+    with log.open("a") as opened:
+        opened.write("Received request cmpl-1: prompt: 'something private'\n")
+    control(site, "stop")
+    assert task.result()["log_tail"] == []
 
 
 def test_a_task_that_is_delivered_twice_leaves_the_first_alone(site: Site) -> None:
@@ -240,6 +252,7 @@ def test_a_task_that_is_delivered_twice_leaves_the_first_alone(site: Site) -> No
     again = site.run("start_worker", of_start())
     assert again["outcome"] == "refused"
     assert "runs here already" in again["detail"]
+    assert again["log_tail"] == [], "the log is the first one's"
     other = site.run("start_worker", of_start(start="starts/two"))
     assert other["outcome"] == "refused"
     assert site.processes() == before

@@ -184,7 +184,7 @@ def ask(folder: Path, **fields: Any) -> dict[str, Any]:
 def test_whoever_may_write_in_the_folder_chooses_none_of_the_accounts_other_files(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("WEFT_VLLM_COMMAND", "sh -c exit {port}")
+    monkeypatch.setenv("WEFT_VLLM_COMMAND", "sh -c 'echo x' {port}")
     read(tmp_path, request_line("a"), "not json")
     (tmp_path / "precious").write_text("kept")
     (tmp_path / name).symlink_to(tmp_path / "precious")

@@ -5,6 +5,7 @@ import datetime
 import os
 import socket
 import ssl
+import stat
 import subprocess
 import threading
 import time
@@ -195,6 +196,16 @@ def test_a_router_behind_tls_is_reached_with_the_sites_ca_alone(secure: int, cer
     assert "certificate" in detail.lower()
 
 
+def test_the_systems_authorities_are_found_where_pythons_own_are_not(
+    secure: int, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere")
+    monkeypatch.setenv("SSL_CERT_DIR", "/nowhere")
+    monkeypatch.setattr(module, "BUNDLES", ("/nowhere", str(certificate)))
+    address = f"https://localhost:{secure}"
+    assert reach([address], "none", None) == {address: (True, "reached.")}
+
+
 def test_a_router_behind_the_sites_proxy(secure: int, certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def proxy(client: socket.socket, request: bytes) -> None:
         with socket.create_connection(("127.0.0.1", secure)) as server:
@@ -241,6 +252,12 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
         ("token weft-secret used", "token [redacted] used"),
         ("--api-key abcdef123 --port 1", "--api-key [redacted] --port 1"),
         ("Authorization: Bearer abcdef.ghi", "Authorization: Bearer [redacted]"),
+        ("Proxy-Authorization: Basic dXNlcjpwYXNz", "Proxy-Authorization: Basic [redacted]"),
+        (
+            "non-default args: {'api_key': ['abcdef123'], 'port': 1}",
+            "non-default args: {'api_key': ['[redacted]'], 'port': 1}",
+        ),
+        ("['serve', '--api-key', 'abcdef123', 'm']", "['serve', '--api-key', '[redacted]', 'm']"),
         ("HF_TOKEN=hf_abcdefgh12", "HF_TOKEN=[redacted]"),
         ("proxy http://user:pass@proxy:3128", "proxy http://[redacted]@proxy:3128"),
         ("generation_tokens: 123456", "generation_tokens: 123456"),
@@ -249,6 +266,21 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
 )
 def test_credentials_do_not_leave_the_node_in_a_log(text: str, expected: str) -> None:
     assert redacted(text, ["weft-secret"]) == expected
+
+
+def test_a_log_is_the_accounts_own_and_no_link_of_somebody_else(tmp_path: Path) -> None:
+    log, precious = tmp_path / "logs" / "log", tmp_path / "precious"
+    module.begin_log(log)
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+    log.write_text("before")
+    module.begin_log(log)
+    assert (log.read_text(), (tmp_path / "logs" / "log.1").read_text()) == ("", "before")
+    precious.write_text("kept")
+    log.unlink()
+    log.symlink_to(precious)
+    module.begin_log(log)
+    log.write_text("new")
+    assert precious.read_text() == "kept"
 
 
 def test_the_tail_of_a_log_is_bounded(tmp_path: Path) -> None:
