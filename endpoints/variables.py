@@ -50,13 +50,16 @@ def schema(site: Site, settings: Settings) -> dict[str, Any]:
         if choice.default is None:
             required.append(name)
     if has_walltime(site, settings):
+        if seconds(site.walltime.default) == 0:
+            raise EndpointFilesError("site.walltime.default 00:00:00 is no time: Slurm would set no limit at all.")
         if seconds(site.walltime.default) > seconds(site.walltime.maximum):
             raise EndpointFilesError(
                 f"site.walltime.default {site.walltime.default} is above site.walltime.maximum {site.walltime.maximum}."
             )
         properties["walltime"] = {
             "type": "string",
-            "pattern": _whole(times_up_to(site.walltime.maximum)),
+            # To Slurm, a limit of no time is no limit.
+            "pattern": _whole(f"(?!0+:00:00){times_up_to(site.walltime.maximum)}"),
             "description": f"How long the job may last, as HH:MM:SS, up to {site.walltime.maximum}.",
         }
     return {

@@ -39,6 +39,14 @@ def test_a_line_break_behind_a_value_is_refused() -> None:
             assert not re.search(pattern, bad), (name, bad)
 
 
+def test_no_time_is_refused_because_slurm_takes_it_for_no_limit() -> None:
+    for maximum, none in (("24:00:00", "00:00:00"), ("100:00:00", "000:00:00"), ("100:00:00", "00:00:00")):
+        pattern = schema(site(walltime=Walltime(maximum=maximum)), SETTINGS)["properties"]["walltime"]["pattern"]
+        assert not re.search(pattern, none)
+        assert re.search(pattern, "00:00:01")
+        assert re.search(pattern, "10:00:00")
+
+
 def test_allowed_values_are_the_only_ones() -> None:
     told = schema(site(account=Choice(allowed=("a", "b")), queue=Choice(default="gpu")), SETTINGS)
     assert told["properties"]["account"] == {"type": "string", "enum": ["a", "b"]}
@@ -57,6 +65,7 @@ def test_the_slot_has_bounds() -> None:
     [
         ({"walltime": Walltime(default="48:00:00", maximum="24:00:00")}, "above site.walltime.maximum"),
         ({"walltime": Walltime(default="6h")}, "looks like 06:00:00"),
+        ({"walltime": Walltime(default="00:00:00")}, "no limit at all"),
         ({"account": Choice(default="a b")}, "no single word"),
         ({"queue": Choice(default="c", allowed=("a", "b"))}, "not among the allowed"),
     ],
