@@ -68,6 +68,8 @@ def run_check(folders: Sequence[Path], python: str, flags: Sequence[str]) -> lis
     try:
         found: list[list[dict[str, Any]]] = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError) as error:
-        last = done.stderr.strip().splitlines()[-1:] or ["no output"]
-        raise EndpointFilesError(f"The check did not run under {python}: {last[0]}.") from error
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        if _PACKAGE in last:
+            last = f"it has no {_AGENT}; name the Python of the environment that has it with --python"
+        raise EndpointFilesError(f"The check did not run under {python}: {last}.") from error
     return found

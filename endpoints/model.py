@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+
+_Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Tools(msgspec.Struct, frozen=True):
@@ -26,14 +28,14 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     aliases: tuple[str, ...] = ()
     path: str | None = None
-    nodes: int = 1
-    tensor_parallel: int = 1
-    pipeline_parallel: int = 1
+    nodes: _Positive = 1
+    tensor_parallel: _Positive = 1
+    pipeline_parallel: _Positive = 1
     runner: Literal["generate", "pooling"] = "generate"
-    max_model_len: int | None = None
-    gpu_memory_utilization: float | None = None
+    max_model_len: _Positive | None = None
+    gpu_memory_utilization: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
     tools: Tools | None = None
     flags: tuple[str, ...] = ()
     variables: dict[str, str] = {}
-    start_timeout: int = 3600
-    attempts: int = 2
+    start_timeout: _Positive = 3600
+    attempts: _Positive = 2

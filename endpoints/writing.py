@@ -16,7 +16,8 @@ REGISTERED = "endpoint.json"
 def write(rendered: Rendered, folder: Path, *, force: bool = False) -> list[Path]:
     """Writes the files that are not as they should be, and says which. Files that are not ours stay.
 
-    Raises EndpointFilesError if the endpoint is registered and something would change, unless `force`.
+    Raises EndpointFilesError if the endpoint is registered and something would change, unless `force`; and where one
+    may not write.
     """
     changed = [name for name, text in rendered.files.items() if _present(folder / name) != text]
     if changed and (folder / REGISTERED).exists() and not force:
@@ -29,9 +30,14 @@ def write(rendered: Rendered, folder: Path, *, force: bool = False) -> list[Path
             f"{folder} has files that Weft did not write ({', '.join(n for n in changed if (folder / n).exists())}); "
             "give --force to replace them, or another --output."
         )
-    folder.mkdir(parents=True, exist_ok=True, mode=0o755)
-    for name in changed:
-        _replace(folder / name, rendered.files[name], 0o755 if name == LAUNCH_SCRIPT else 0o644)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+        for name in changed:
+            _replace(folder / name, rendered.files[name], 0o755 if name == LAUNCH_SCRIPT else 0o644)
+    except OSError as error:
+        raise EndpointFilesError(
+            f"Cannot write {error.filename or folder}: {error.strerror}; give another --output."
+        ) from error
     return [folder / name for name in changed]
 
 
@@ -40,6 +46,8 @@ def _present(path: Path) -> str | None:
         return path.read_text()
     except (FileNotFoundError, UnicodeDecodeError):
         return None
+    except OSError as error:
+        raise EndpointFilesError(f"Cannot read {path}: {error.strerror}; give another --output.") from error
 
 
 def _ours(folder: Path) -> bool:

@@ -143,6 +143,10 @@ class CoreConfig:
 
     def _mapping(self, identity: str | None) -> Iterator[Finding]:
         if "identity_mapping_config_path" not in self.tree:
+            if identity is not None:
+                problem = f"is missing, so nobody is mapped, {identity} neither: only the endpoint's owner may use it"
+                remedy = "render with identity_mapping"
+                yield Finding(CONFIG, 0, "identity_mapping_config_path", problem, remedy)
             return
         path = self.path("identity_mapping_config_path", "identity_mapping.json")
         if not path.exists():

@@ -120,6 +120,8 @@ class Template:
             field = way or (missing[1] if missing else ",".join(refused))
             if field.split(".")[0].split(",")[0] in SENT:
                 problem, remedy = f"refuses what Weft sends: {error.message}", "allow weft_endpoint and weft_slot"
+            elif not field:
+                problem, remedy = error.message, "leave out of --set what the schema does not know"
             else:
                 problem, remedy = error.message, f"give a value that fits, for the check: --set {field}=VALUE"
             yield Finding(name, self._schema_line(field), field, problem, remedy)

@@ -11,7 +11,7 @@ import typer
 from endpoints.agent import find_python, run_check
 from endpoints.functions import read_functions
 from endpoints.mistakes import EndpointFilesError
-from endpoints.reading import known, read, read_tree
+from endpoints.reading import known, override, read, read_tree
 from endpoints.render import Order, render
 from endpoints.writing import write
 from services.cli.failures import CommandError
@@ -82,12 +82,18 @@ def check_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check an endpoint directory with the agent's own loaders."""
-    flags = [word for text in variables or [] for word in ("--set", text)]
-    if functions is not None:
-        flags += ["--functions", str(functions.absolute())]
-    if identity is not None:
-        flags += ["--identity", identity]
+    flags = ["--identity", identity] if identity is not None else []
     try:
+        for key, value in map(override, variables or []):
+            flags += ["--set", f"{key}={json.dumps(value, default=str)}"]
+        if functions is not None:
+            read_functions(functions)
+            flags += ["--functions", str(functions.absolute())]
+        if not any((folder / name).exists() for name in ("config.yaml", "user_config_template.yaml.j2")):
+            raise EndpointFilesError(
+                f"{folder} is no endpoint directory: it has no config.yaml. 'weft endpoints render' says where it has "
+                "written one, and 'globus-compute-endpoint list' names those in ~/.globus_compute."
+            )
         (found,) = run_check([folder], find_python(python), flags)
     except EndpointFilesError as error:
         raise CommandError(str(error)) from error
@@ -105,9 +111,9 @@ def check_command(
 
 def _told(finding: dict[str, Any]) -> str:
     place = f"{finding['file']}:{finding['line']}" if finding["line"] else finding["file"]
-    field = f" {finding['field']}" if finding["field"] else ""
-    kind = "warning: " if finding["warning"] else ""
-    return f"{place}:{field}: {kind}{finding['problem']}; {finding['remedy']}."
+    field = f" {finding['field']}:" if finding["field"] else ""
+    kind = " warning:" if finding["warning"] else ""
+    return f"{place}:{field}{kind} {finding['problem']}; {finding['remedy']}."
 
 
 def _start(folder: str) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 from endpoints.agent import run_check
 from endpoints.examples import FOLDER, examples
 from endpoints.functions import read_functions
+from endpoints.mistakes import EndpointFilesError
 from endpoints.reading import HERE
 from endpoints.render import Order, Rendered, render
 from endpoints.writing import write
@@ -548,6 +550,8 @@ def test_an_identity_that_maps_to_nobody_is_told(tmp_path: Path) -> None:
     folder = placed(ORDERS["multi-user"], tmp_path)
     assert check(folder, "--identity", "ada@example.edu") == []
     assert "maps ada@example.org to nobody" in check(folder, "--identity", "ada@example.org")[0]["problem"]
+    (found,) = check(placed(ORDERS["local"], tmp_path / "local"), "--identity", "ada@example.org")
+    assert "ada@example.org neither" in found["problem"]
 
 
 def test_an_account_with_a_directive_of_its_own_in_quotes_is_found(tmp_path: Path) -> None:
@@ -570,6 +574,23 @@ def test_the_command_says_file_line_field_and_remedy(tmp_path: Path) -> None:
     assert done.output == f"config.yaml:{line}: amqp_prot: is not known; the nearest known is 'amqp_port'.\n"
     done = runner.invoke(app, ["check", str(folder), "--python", python(), "--json"])
     assert json.loads(done.output)[0]["line"] == line
+    (folder / CONFIG).unlink()
+    done = runner.invoke(app, ["check", str(folder), "--python", python()])
+    assert "config.yaml: cannot be read: No such file or directory; render the endpoint anew.\n" in done.output
+
+
+def test_a_walltime_is_a_variable_as_it_stands(tmp_path: Path) -> None:
+    folder = placed(ORDERS["slurm"], tmp_path)
+    runner = CliRunner()
+    done = runner.invoke(app, ["check", str(folder), "--python", python(), "--set", "walltime=12:00:00"])
+    assert (done.exit_code, done.output) == (0, f"{folder} is well\n")
+    done = runner.invoke(app, ["check", str(folder), "--python", python(), "--set", "wall=12:00:00"])
+    assert "'wall' was unexpected); leave out of --set what the schema does not know" in done.output
+
+
+def test_a_python_without_the_agent_is_told() -> None:
+    with pytest.raises(EndpointFilesError, match="it has no globus-compute-endpoint; name the Python"):
+        run_check([FOLDER / "delta"], sys.executable, [])
 
 
 def test_the_command_finds_the_agent_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

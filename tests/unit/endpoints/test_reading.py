@@ -45,6 +45,39 @@ def test_a_wrong_type_is_told_with_its_place() -> None:
     assert "'task_slots': expected `int`, got `str`" in refused(Order("local", "opt-125m", overrides=["task_slots=a"]))
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["site.scheduler=slurmm"], "The site local: 'scheduler' cannot be 'slurmm'; it is one of "),
+        (["site.container={type: dokcer}"], "'container.type' cannot be 'dokcer'; it is one of apptainer, custom, "),
+        (["purpose=batsh"], "The endpoint's settings: 'purpose' cannot be 'batsh'; it is one of batch, "),
+        (["site.queue=debug"], "'queue': expected `mapping | nothing`, got `str`"),
+        (["site.proxy={}"], "'proxy.url' is missing"),
+        (["model.nodes=0"], "The model opt-125m: 'nodes': expected `int` >= 1"),
+        (["model.gpu_memory_utilization=90"], "'gpu_memory_utilization': expected `float` <= 1"),
+        (["site.queue=["], "The value of --set site.queue is not YAML: "),
+    ],
+)
+def test_what_is_wrong_is_told_in_an_administrators_words(changes: list[str], said: str) -> None:
+    assert said in refused(Order("local", "opt-125m", overrides=changes))
+
+
+def test_a_fault_of_the_yaml_is_told_with_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("about: mine\nscheduler: slurm\nqueue: default: gpu\n")
+    said = refused(Order(str(file), "opt-125m"))
+    assert said.startswith(f"{file} is not YAML: ")
+    assert said.endswith("in line 3, column 15.")
+
+
+def test_a_time_needs_no_quotes(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("about: mine\nscheduler: slurm\nwalltime: {default: 12:00:00, maximum: 24:00:00}\n")
+    rendered = render(Order(str(file), "opt-125m", overrides=[*ANY, "site.walltime.default=10:30:00"]), None)
+    assert "default('\"10:30:00\"')" in rendered.files["user_config_template.yaml.j2"]
+    assert "up to 24:00:00" in rendered.files["user_config_schema.json"]
+
+
 @pytest.mark.parametrize("text", ["nonsense", "=1"])
 def test_an_override_is_a_key_and_a_value(text: str) -> None:
     assert "KEY=VALUE" in refused(Order("local", "opt-125m", overrides=[text]))
@@ -79,6 +112,10 @@ def test_every_site_that_comes_with_weft_is_well_formed() -> None:
         (Order("local", "opt-125m"), "give --functions functions.yaml"),
         (Order("local", "llama-3.1-8b", overrides=ANY), "wants 8 x 1 = 8 GPUs"),
         (Order("local", "opt-125m", overrides=[*ANY, "model.nodes=2"]), "does not say how a job reaches"),
+        (
+            Order("local", "opt-125m", overrides=[*ANY, "model.nodes=2", "site.reach=rsh"]),
+            "does not say how a job reaches",
+        ),
         (Order("local", "opt-125m", overrides=[*ANY, "model.name='a;b'"]), "a job's tag cannot hold"),
         (Order("local", "opt-125m", overrides=[*ANY, "min_blocks=2"]), "min_blocks ≤ init_blocks ≤ max_blocks"),
         (Order("local", "opt-125m", overrides=[*ANY, "audit_log=/a"]), "high_assurance=true"),
