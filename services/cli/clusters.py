@@ -8,6 +8,7 @@ import typer
 from google.protobuf.field_mask_pb2 import FieldMask
 from weft.registry.v1 import registry_pb2, resources_pb2
 
+from services.cli.globus_flags import endpoint_uuid
 from services.cli.resources import call, list_all, print_list, print_one, state
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
@@ -16,7 +17,10 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Name = Annotated[str, typer.Argument(help="clusters/CLUSTER.")]
 _DisplayName = Annotated[str | None, typer.Option(help="A name for people.")]
 _QueueStatus = Annotated[
-    str | None, typer.Option(metavar="UUID", help="The Globus Compute endpoint that tells its queue; '' for none.")
+    str | None,
+    typer.Option(
+        metavar="UUID", parser=endpoint_uuid, help="The Globus Compute endpoint that tells its queue; '' for none."
+    ),
 ]
 
 

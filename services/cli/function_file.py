@@ -31,7 +31,8 @@ def read_file(file: Path) -> dict[str, tuple[FunctionVersion, ...]]:
     except yaml.YAMLError as error:
         raise CommandError(f"{file} is not YAML: {' '.join(str(error).split())}.") from error
     try:
-        functions = (content or {}).get("functions") or {}
+        # Without that key it is somebody else's file, which must not be written over.
+        functions = content["functions"] or {} if content else {}
         return {f"functions/{id}": tuple(map(_version, versions or [])) for id, versions in functions.items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"

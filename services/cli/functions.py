@@ -19,6 +19,7 @@ from services.cli.function_check import Allowed, Registered, Use, check_uses, ch
 from services.cli.function_file import iso
 from services.cli.function_plan import DAY, Registration, plan
 from services.cli.globus import open_control, told
+from services.cli.globus_flags import endpoint_uuid
 from services.cli.resources import list_all
 from services.cli.settings import load
 from services.core.globus import FunctionVersion
@@ -50,7 +51,12 @@ def functions() -> None:
 def register(
     names: _Names = None,
     ha_endpoint: Annotated[
-        list[str] | None, typer.Option(help="Register for this high-assurance endpoint alone; may be given again.")
+        list[str] | None,
+        typer.Option(
+            metavar="UUID",
+            parser=endpoint_uuid,
+            help="Register for this high-assurance endpoint alone; may be given again.",
+        ),
     ] = None,
     file: _File = None,
     no_registry: _NoRegistry = False,

@@ -44,8 +44,8 @@ def named(config: Config, credentials: str) -> Named:
         return found
     if name == "default":
         return Default()
-    names = ", ".join(sorted(known)) or "none"
-    raise CommandError(f"There are no credentials '{name}' in 'launcher.credentials' of the configuration: {names}.")
+    names = ", ".join(sorted({"default", *known}))
+    raise CommandError(f"'launcher.credentials' of the configuration has no {name!r}; it has {names}.")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import functools
 import inspect
 import json
 import re
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Final, get_type_hints
@@ -22,12 +23,22 @@ def _time(help: str) -> Any:
     return typer.Option(metavar="TIME", help=f"{help} '90s', '30m', '2h', '7d'; 'none' leaves it out.")
 
 
+def endpoint_uuid(text: str) -> str:
+    """The UUID of an endpoint as a flag gives it; '' stands for none. Raises `typer.BadParameter`."""
+    try:
+        return str(uuid.UUID(text)) if text else ""
+    except ValueError:
+        message = f"{text!r} is no UUID; 'globus-compute-endpoint list' shows it, where the endpoint runs"
+        raise typer.BadParameter(message) from None
+
+
 @dataclass(frozen=True, slots=True)
 class GlobusFlags:
     """What the flags say; None where one is not given."""
 
     globus: Annotated[
-        str | None, typer.Option(metavar="UUID", help="The Globus Compute endpoint that starts its workers.")
+        str | None,
+        typer.Option(metavar="UUID", parser=endpoint_uuid, help="The Globus Compute endpoint that starts its workers."),
     ] = None
     min_workers: Annotated[int | None, typer.Option(min=0, help="Workers that it has always.")] = None
     max_workers: Annotated[int | None, typer.Option(min=1, help="Workers that it has at most; 1 by default.")] = None
@@ -63,7 +74,10 @@ class GlobusFlags:
         list[str] | None, typer.Option(metavar="ADDRESS", help="host:port or https://host that workers dial; all anew.")
     ] = None
     batch: Annotated[
-        str | None, typer.Option(metavar="UUID", help="The Globus Compute endpoint that runs batches; '' for none.")
+        str | None,
+        typer.Option(
+            metavar="UUID", parser=endpoint_uuid, help="The Globus Compute endpoint that runs batches; '' for none."
+        ),
     ] = None
 
     @property

@@ -28,6 +28,7 @@ from services.runtime.process import Process
 
 ROLES = {"admin-key": auth_pb2.ROLE_ADMIN, "service-key": auth_pb2.ROLE_SERVICE, "user-key": auth_pb2.ROLE_USER}
 SEED = Seed(endpoints=[SeedEndpoint("clusters/local/endpoints/sim")])
+GLOBUS = "6f5c9a3e-2e2b-4a50-9d7e-1a4f0a6f1a11"
 TIMEOUT = 20.0
 
 
@@ -265,13 +266,13 @@ async def test_globus_endpoints_by_command(tmp_path: Path, auth_address: str) ->
             found: dict[str, Any] = json.loads(out)
             return found
 
-        cluster = await run("clusters", "create", "clusters/sophia", "--queue-status", "queue-uuid")
-        assert cluster["queue_status"] == {"endpoint_uuid": "queue-uuid"}
+        cluster = await run("clusters", "create", "clusters/sophia", "--queue-status", GLOBUS)
+        assert cluster["queue_status"] == {"endpoint_uuid": GLOBUS}
         assert "queue_status" not in await run("clusters", "update", "clusters/sophia", "--queue-status", "")
-        create = ["endpoints", "create", name, "--model", "opt", "--globus", "uuid", "--max-workers", "2"]
+        create = ["endpoints", "create", name, "--model", "opt", "--globus", GLOBUS, "--max-workers", "2"]
         assert (await run(*create, "--config", "nodes=2", "--config", "queue=by-gpu"))["globus"] == {
             "launch": {
-                "start_worker": {"endpoint_uuid": "uuid"},
+                "start_worker": {"endpoint_uuid": GLOBUS},
                 "max_workers": 2,
                 "user_endpoint_config": {"nodes": 2.0, "queue": "by-gpu"},
             }
@@ -284,6 +285,7 @@ async def test_globus_endpoints_by_command(tmp_path: Path, auth_address: str) ->
             (["update", name, "--min-workers", "3"], "'endpoint.globus.launch.min_workers' must be at most"),
             (["update", name, "--url", "http://a", "--serves", "users/x"], "an endpoint is of a --url or of Globus"),
             (["create", f"{name}2", "--keep-warm"], "give --globus too"),
+            (["create", f"{name}2", "--globus", "sophia"], "'sophia' is no UUID"),
         ):
             code, _, err = await weft(address, tmp_path, "endpoints", *arguments)
             assert (code != 0, complaint in err) == (True, True), err

@@ -77,6 +77,7 @@ def test_the_file_gives_back_what_was_written(tmp_path: Path) -> None:
         "functions: [a]",
         "functions: {probe: [{uuid: a}]}",
         "- a",
+        "about: a file of somebody else's, which must not be written over",
         "functions: {probe: [{uuid: a, sha256: b, registered: soon}]}",
     ],
 )

@@ -5,7 +5,7 @@ import typer
 from google.protobuf.json_format import MessageToDict
 from weft.registry.v1 import resources_pb2
 
-from services.cli.globus_flags import GlobusFlags
+from services.cli.globus_flags import GlobusFlags, endpoint_uuid
 
 
 def put(flags: GlobusFlags, backend: resources_pb2.GlobusBackend | None = None) -> object:
@@ -85,3 +85,11 @@ def test_what_is_not_given_stays() -> None:
 def test_what_cannot_be_read(flags: GlobusFlags, complaint: str) -> None:
     with pytest.raises(typer.BadParameter, match=complaint):
         put(flags)
+
+
+def test_an_endpoint_is_named_by_its_uuid() -> None:
+    uuid = "6f5c9a3e-2e2b-4a50-9d7e-1a4f0a6f1a11"
+    assert endpoint_uuid(uuid.upper()) == uuid
+    assert endpoint_uuid("") == ""
+    with pytest.raises(typer.BadParameter, match="globus-compute-endpoint list"):
+        endpoint_uuid("sophia")
