@@ -9,6 +9,7 @@ import json
 import os
 import re
 import socket
+import stat
 import time
 import urllib.parse
 from pathlib import Path
@@ -21,7 +22,13 @@ REQUEST_HEADERS = frozenset(
     )
 )
 RESPONSE_HEADERS = frozenset(("content-type", "endpoint-load-metrics", "metadata", "retry-after", "x-request-id"))
-OPERATION = re.compile(r"/[A-Za-z0-9_-]{1,64}(?:/[A-Za-z0-9_.-]{1,64}){0,5}")
+OPERATION = re.compile(
+    r"/v1/(?!(?:un)?load_lora_adapter$)[A-Za-z0-9_-]{1,64}(?:/[A-Za-z0-9_-]{1,64}){0,3}"
+    r"|/(?:v2/embed|(?:v2/)?rerank|classify|detokenize|generative_scoring|health|pooling|score|tokenize|version)"
+)
+"""What asks vLLM for something, and changes nothing for others: as the router has it in services/router/operations.py,
+for who submits this function need not be the launcher.
+"""
 RESULT_LIMIT = 10 * 1024 * 1024 - 16 * 1024
 """Bytes of a result as Globus Compute serialises it; it refuses 10 MiB, and adds some of its own."""
 DEFAULT_TIMEOUT = 300.0
@@ -212,8 +219,21 @@ def _slot_folder(endpoint: str, slot: Any) -> Path:
     return _run_folder() / f"{named[1]}.{named[2]}.{slot}"
 
 
+def _own(folder: Path) -> bool:
+    """Whether a slot's folder, and the one above, are this account's: in /tmp anybody can make one of that name, and
+    would be sent what vLLM is asked.
+    """
+    try:
+        found = [each.lstat() for each in (folder.parent, folder)]
+    except OSError:
+        return False
+    return all(stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() for status in found)
+
+
 def _server(folder: Path) -> dict[str, Any] | None:
     """The `server.json` of a start that still runs; None if there is none."""
+    if not _own(folder):
+        return None
     try:
         server = json.loads((folder / "server.json").read_bytes())
         os.kill(int(server["pid"]), 0)

@@ -16,6 +16,7 @@ import shlex
 import shutil
 import socket
 import ssl
+import stat
 import subprocess
 import sys
 import threading
@@ -118,6 +119,8 @@ def _vllm(request: dict[str, Any]) -> dict[str, str]:
     if named is None:
         return {**found, "detail": "No endpoint was named."}
     folder = _run_folder() / f"{named[1]}.{named[2]}.{int(request.get('slot') or 0)}"
+    if not _own(folder):
+        return found
     try:
         server = json.loads((folder / "server.json").read_bytes())
         os.kill(int(server["pid"]), 0)
@@ -129,6 +132,17 @@ def _vllm(request: dict[str, Any]) -> dict[str, str]:
     with contextlib.suppress(ValueError, KeyError, TypeError):
         found["version"] = str(json.loads(get(url, "/version") or "{}")["version"])
     return {**found, "state": "ready", "detail": f"vLLM at {url} is well."}
+
+
+def _own(folder: Path) -> bool:
+    """Whether a slot's folder, and the one above, are this account's: in /tmp anybody can make one of that name, and
+    would be sent what vLLM is asked.
+    """
+    try:
+        found = [each.lstat() for each in (folder.parent, folder)]
+    except OSError:
+        return False
+    return all(stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() for status in found)
 
 
 def _gpus() -> list[dict[str, Any]]:

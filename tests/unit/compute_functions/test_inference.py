@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from compute_functions import inference as module
 from compute_functions.inference import inference
+from services.router.operations import ADMINISTRATIVE, VLLM_EXTRAS
 from tests.unit.compute_functions.listener import answer_of, listening
 
 ENDPOINT = "clusters/a/endpoints/b"
@@ -193,6 +194,12 @@ def test_what_globus_compute_would_refuse_is_refused_in_words(slot: Path, body: 
         {"operation": "/v1/x y"},
         {"operation": "/v1/x\r\nHost: y"},
         {"operation": "/../etc"},
+        {"operation": "/v1/../metrics"},
+        {"operation": "http://elsewhere/v1/completions"},
+        {"operation": "//elsewhere/v1/completions"},
+        {"operation": "/v1/load_lora_adapter"},
+        {"operation": "/sleep", "method": "POST"},
+        {"operation": "/collective_rpc"},
         {"method": "TRACE"},
         {"body": "a", "body_base64": "YQ=="},
         {"body": None, "body_base64": "é"},
@@ -239,6 +246,30 @@ def test_control_tells_the_state(slot: Path) -> None:
         ended.wait()
         runs(slot, it.url, pid=ended.pid)
         assert inference(asked)["state"] == "none", "its task has ended without clearing up"
+
+
+def test_every_operation_that_the_router_carries_is_one_here() -> None:
+    carried = {"/v1/chat/completions", "/v1/audio/speech", "/v1/responses/resp_1/cancel", "/v1/models"} | VLLM_EXTRAS
+    assert {operation for operation in carried if not module.OPERATION.fullmatch(operation)} == set()
+    assert not any(module.OPERATION.fullmatch(operation) for operation in ADMINISTRATIVE)
+
+
+@pytest.mark.parametrize("above", [False, True])
+def test_a_folder_that_somebody_else_prepared_is_not_believed(
+    above: bool, slot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else's folder differs from a link to one's own by its owner alone, which a test cannot change."""
+    elsewhere = tmp_path.with_name(f"{tmp_path.name}-link")
+    if above:
+        elsewhere.symlink_to(tmp_path)
+    else:
+        elsewhere.mkdir()
+        (elsewhere / slot.name).symlink_to(slot)
+    monkeypatch.setenv("WEFT_RUN_DIR", str(elsewhere))
+    with listening(answer_of(b"{}")) as it:
+        runs(slot, it.url)
+        assert call()["error"]["kind"] == "vllm_unreachable"
+        assert it.requests == []
 
 
 def test_control_stops_the_start_that_is_meant(slot: Path) -> None:
