@@ -23,7 +23,7 @@ from services.core.errors import Reason, ServiceError
 from services.core.inference import Head, Headers, Receiver, Request
 from services.router import verdict
 from services.router.attempt import Attempt
-from services.router.audit import AuditLog
+from services.router.audit import AuditLog, Record
 from services.router.body import Wanted, rename_model
 from services.router.cold import ColdEndpoints
 from services.router.credit import Credit
@@ -112,7 +112,7 @@ class DispatchedCall:
         self._asked = asked
         self._attempt: Attempt | None = None
         self._status = 0
-        self._audited: Callable[[str, int], None] | None = None
+        self._record: Record | None = None
         self._tried: list[Server] = []
         self._waiting: Timer | None = None
         self._waiting_until = 0.0
@@ -173,7 +173,7 @@ class DispatchedCall:
         try:
             request = self._request_for(target)
             if target.audited:
-                self._audited = self._dispatcher.audit.begin(
+                self._record = self._dispatcher.audit.begin(
                     request, caller=self._caller, model=self.model, server=target.server
                 )
         except ServiceError as error:
@@ -182,7 +182,11 @@ class DispatchedCall:
         self.attempts += 1
         may_move = alternatives and self.attempts < self._dispatcher.settings.max_attempts
         self._attempt = Attempt(self, target.server, may_move=may_move, cost=self._cost())
-        self._attempt.call = target.server.inference.open(request, self._attempt, self._credit.lend())
+        credit, inference = self._credit.lend(), target.server.inference
+        if self._record is None:
+            self._attempt.call = inference.open(request, self._attempt, credit)
+        else:
+            self._attempt.call = self._record.open(inference, request, self._attempt, credit)
 
     def _request_for(self, target: Target) -> Request:
         request = self.request
@@ -401,9 +405,9 @@ class DispatchedCall:
 
     def _write_outcome(self, outcome: str) -> None:
         """To the audit log, what became of the call at the server that it was at."""
-        if self._audited is not None:
-            self._audited(outcome, self._status)
-            self._audited = None
+        if self._record is not None:
+            self._record.end(outcome, self._status)
+            self._record = None
 
 
 def unknown_model(model: str) -> ServiceError:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +13,23 @@ import pytest
 from services.core.catalogue import Catalogue, Endpoint, SessionBackend
 from services.core.deadlines import Bounds
 from services.core.errors import Reason, ServiceError
-from services.core.inference import Request
+from services.core.inference import Call, Receiver, Request
 from services.router import audit
-from services.router.audit import AuditLog
+from services.router.audit import AuditLog, Record
 from services.router.body import read_body
 from services.router.dispatch import DispatchedCall, Dispatcher, DispatchSettings
 from services.router.policies import least_outstanding
 from services.router.roster import Roster
 from services.router.targets import Server
 from tests.testing.clock import Clock
-from tests.testing.streams import Answer, Answerer
+from tests.testing.streams import Answer, Answerer, Served
 
 ENDPOINT = "clusters/one/endpoints/vllm"
 REQUEST = Request("/v1/completions", (("x-request-id", "r1"),), b'{"model":"m","prompt":"a secret"}')
 NOW = datetime.datetime(2026, 11, 21, 10, 30, tzinfo=datetime.UTC)
 
 
-def begin(log: AuditLog) -> Callable[[str, int], None]:
+def begin(log: AuditLog) -> Record:
     server = Server(ENDPOINT, "i1", Answerer(), start="s1")
     return log.begin(REQUEST, caller="users/alice", model="m", server=server)
 
@@ -38,10 +38,10 @@ def lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def test_two_lines_tell_of_a_call(tmp_path: Path) -> None:
+async def test_two_lines_tell_of_a_call(tmp_path: Path) -> None:
     file = tmp_path / "router" / "audit.log"
     log = AuditLog(file, now=lambda: NOW)
-    begin(log)("ok", 200)
+    begin(log).end("ok", 200)
     log.close()
     first, last = lines(file)
     assert first == {
@@ -59,14 +59,14 @@ def test_two_lines_tell_of_a_call(tmp_path: Path) -> None:
     assert last == {**first, "event": "end", "outcome": "ok", "status": 200}
 
 
-def test_only_its_owner_may_read_it(tmp_path: Path) -> None:
+async def test_only_its_owner_may_read_it(tmp_path: Path) -> None:
     log = AuditLog(tmp_path / "audit.log")
     begin(log)
     log.close()
     assert (tmp_path / "audit.log").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_later_log_appends(tmp_path: Path) -> None:
+async def test_a_later_log_appends(tmp_path: Path) -> None:
     for _ in range(2):
         log = AuditLog(tmp_path / "audit.log")
         begin(log)
@@ -74,14 +74,14 @@ def test_a_later_log_appends(tmp_path: Path) -> None:
     assert len(lines(tmp_path / "audit.log")) == 2
 
 
-def test_a_call_that_cannot_be_written_does_not_go(tmp_path: Path) -> None:
+async def test_a_call_that_cannot_be_written_does_not_go(tmp_path: Path) -> None:
     (tmp_path / "audit.log").mkdir()
     with pytest.raises(ServiceError, match="cannot be written") as refusal:
         begin(AuditLog(tmp_path / "audit.log"))
     assert refusal.value.reason is Reason.OVERLOADED
 
 
-def test_a_full_disk_refuses_the_calls_that_follow() -> None:
+async def test_a_full_disk_refuses_the_calls_that_follow() -> None:
     log = AuditLog(Path("/dev/full"))
     begin(log)
     log.close()
@@ -89,7 +89,7 @@ def test_a_full_disk_refuses_the_calls_that_follow() -> None:
         begin(log)
 
 
-def test_a_disk_that_does_not_keep_up_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_disk_that_does_not_keep_up_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "_WAITING", 0)
     with pytest.raises(ServiceError, match="does not keep up"):
         begin(AuditLog(tmp_path / "audit.log"))
@@ -118,6 +118,11 @@ class Bench:
         call.next_attempt()
         return answer, call
 
+    async def served(self, place: int) -> Served:
+        """The call at a server, as soon as that has seen it."""
+        await self.answerers[place].arrived.wait()
+        return self.answerers[place].calls[0]
+
     def written(self) -> list[tuple[str, str, str, int]]:
         self.log.close()
         if not self.file.exists():
@@ -126,11 +131,11 @@ class Bench:
         return [(line["event"], line["instance"], line.get("outcome", ""), line.get("status", 0)) for line in told]
 
 
-def test_a_call_that_moves_is_told_of_at_each_server(tmp_path: Path) -> None:
+async def test_a_call_that_moves_is_told_of_at_each_server(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "audit.log")
     bench.call()
-    bench.answerers[0].calls[0].receiver.fail(ServiceError(Reason.WORKER_LOST))
-    served = bench.answerers[1].calls[0]
+    (await bench.served(0)).receiver.fail(ServiceError(Reason.WORKER_LOST))
+    served = await bench.served(1)
     served.head(200)
     served.data(b"x")
     served.receiver.end()
@@ -143,22 +148,70 @@ def test_a_call_that_moves_is_told_of_at_each_server(tmp_path: Path) -> None:
     assert "a secret" not in bench.file.read_text()
 
 
-def test_a_caller_who_leaves_is_told_of(tmp_path: Path) -> None:
+async def test_a_caller_who_leaves_is_told_of(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "audit.log")
     _, call = bench.call()
     call.cancel()
     assert bench.written()[1:] == [("end", "i0", "cancelled", 0)]
 
 
-def test_other_endpoints_are_not_audited(tmp_path: Path) -> None:
+async def test_other_endpoints_are_not_audited(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "audit.log", audited=False)
     bench.call()[1].cancel()
     assert bench.written() == []
 
 
-def test_no_server_sees_a_call_that_cannot_be_written(tmp_path: Path) -> None:
+async def test_no_server_sees_a_call_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "audit.log").mkdir()
     bench = Bench(tmp_path / "audit.log")
     answer, _ = bench.call()
     assert [error.reason for error in answer.ends if error] == [Reason.OVERLOADED]
     assert [answerer.calls for answerer in bench.answerers] == [[], []]
+
+
+class Watching(Answerer):
+    """A server that looks what the log says when it sees a call."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.file = file
+        self.saw: list[dict[str, Any]] = []
+
+    def open(self, request: Request, receiver: Receiver, credit: int) -> Call:
+        self.saw = lines(self.file)
+        return super().open(request, receiver, credit)
+
+
+async def test_the_line_is_on_the_disk_before_a_server_sees_the_call(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "audit.log")
+    watching = Watching(bench.file)
+    bench.dispatcher.roster.servers[0].inference = watching
+    _, call = bench.call()
+    call.grant(50)
+    await watching.arrived.wait()
+    assert [line["event"] for line in watching.saw] == ["begin"]
+    assert watching.calls[0].credit == 150, "what was granted meanwhile is the server's"
+    call.cancel()
+    assert watching.calls[0].cancelled
+
+
+async def test_a_caller_who_leaves_before_the_line_is_written_reaches_no_server(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "audit.log")
+    _, call = bench.call()
+    call.cancel()
+    assert bench.written()[1:] == [("end", "i0", "cancelled", 0)]
+    await asyncio.sleep(0)
+    assert bench.answerers[0].calls == []
+
+
+async def test_no_server_sees_a_call_whose_line_does_not_reach_the_disk() -> None:
+    bench = Bench(Path("/dev/full"))
+    answer, _ = bench.call()
+    await answer.over.wait()
+    assert (answer.reason, str(answer.error)) == (
+        Reason.OVERLOADED,
+        "Calls to this endpoint are audited, and /dev/full cannot be written: No space left on device; "
+        "make room and restart the router.",
+    )
+    assert [answerer.calls for answerer in bench.answerers] == [[], []]
+    bench.log.close()
