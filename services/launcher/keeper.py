@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from services.core.catalogue import Catalogue
@@ -142,11 +143,11 @@ class Keeper:
         found_out = await self._found_out(catalogue)
         waiting = await self._store.waiting(now - self._config.want_life_s)
         asked = await self._store.asked_to_stop()
-        ended = await self._store.ended(now - 2 * self._config.longest_backoff_s)
+        ended = _by_endpoint(await self._store.ended(now - 2 * self._config.longest_backoff_s))
         for endpoint in sorted(policies.keys() | {start.endpoint for start in self._live()}):
             policy = policies.get(endpoint, _GONE)
             live = self._live(endpoint)
-            resting = backoff(policy, [start for start in ended if start.endpoint == endpoint])
+            resting = backoff(policy, ended[endpoint], now)
             use = {start.id: self._use[start.id][0] for start in live if start.id in self._use}
             for action in decide(policy, live, waiting.get(endpoint, 0), use, resting, now, asked=asked):
                 await self._do(action, endpoint, catalogue, found_out, now)
@@ -280,14 +281,21 @@ class Keeper:
         self, catalogue: Catalogue, policies: Mapping[str, Policy], live: Sequence[Start], now: float
     ) -> None:
         found_out = await self._store.in_task_mode()
-        ended = await self._store.ended(now - 2 * self._config.longest_backoff_s)
+        ended = _by_endpoint(await self._store.ended(now - 2 * self._config.longest_backoff_s))
+        ours = _by_endpoint(live)
         states = {}
         for name, policy in policies.items():
             found = launched(catalogue.endpoints[name])
             tasks = found is not None and in_task_mode(found[0], found_out=name in found_out)
-            resting = backoff(policy, [start for start in ended if start.endpoint == name])
-            ours = [start for start in live if start.endpoint == name]
-            states[name] = describe(name, policy, ours, resting, now, tasks=tasks)
+            resting = backoff(policy, ended[name], now)
+            states[name] = describe(name, policy, ours[name], resting, now, tasks=tasks)
         self._board.publish(states)
         for state in StartState:
             LIVE.labels(state.name.lower()).set(sum(start.state is state for start in live))
+
+
+def _by_endpoint(starts: Iterable[Start]) -> defaultdict[str, list[Start]]:
+    found: defaultdict[str, list[Start]] = defaultdict(list)
+    for start in starts:
+        found[start.endpoint].append(start)
+    return found

@@ -16,6 +16,10 @@ from typing import Final
 from services.launcher.starts import Start, StartState
 
 _WAITING: Final = (StartState.PENDING, StartState.QUEUED)
+_PAST: Final = 60.0
+"""Seconds after the end of a job at which a worker by tasks is over that nothing tells of: it has no session to be
+missed, and the task of an agent that was killed may never end.
+"""
 _FEWER: Final = "its endpoint is to have fewer workers"
 _NONE: Final = "its endpoint starts no workers any more"
 
@@ -83,8 +87,10 @@ class Backoff:
     why: str = ""
 
 
-def backoff(policy: Policy, ended: Iterable[Start]) -> Backoff:
-    """What the starts that are over, newest first, mean for the next one."""
+def backoff(policy: Policy, ended: Iterable[Start], now: float) -> Backoff:
+    """What the starts that are over, newest first, mean for the next one. An end that lies far ahead is none to wait
+    for: the clock has been set back.
+    """
     failures, last = 0, None
     for start in ended:
         if not start.counts:
@@ -93,7 +99,7 @@ def backoff(policy: Policy, ended: Iterable[Start]) -> Backoff:
         if start.state is not StartState.FAILED or served >= policy.longest_backoff:
             break
         failures, last = failures + 1, last or start
-    if last is None or last.ended_at is None:
+    if last is None or last.ended_at is None or last.ended_at - now > policy.longest_backoff:
         return Backoff()
     pause = min(policy.first_backoff * 2.0 ** min(failures - 1, 30), policy.longest_backoff)
     return Backoff(failures, last.ended_at + pause, last.detail)
@@ -146,6 +152,8 @@ def decide(
 def _overdue(policy: Policy, start: Start, now: float) -> Action | None:
     if start.state in _WAITING and now - start.created_at >= policy.queue_time:
         return GiveUp(start.id, f"no worker of its job attached within {span(policy.queue_time)}")
+    if start.tasks and start.job_end is not None and now >= start.job_end + _PAST:
+        return GiveUp(start.id, "the time of its job is over", failed=False)
     began = start.attached_at if start.attached_at is not None else start.created_at
     if start.state is StartState.STARTING and now - began >= policy.start_time:
         return GiveUp(start.id, f"its vLLM did not answer within {span(policy.start_time)}: {start.detail}")

@@ -12,6 +12,7 @@ from typing import Any, Final
 from services.core.errors import Reason, ServiceError
 from services.globus.errors import GlobusError, Kind
 from services.launcher.machine import Outcome, short
+from services.launcher.starts import Start
 from services.launcher.tasks import TaskRunner
 
 log = logging.getLogger(__name__)
@@ -20,6 +21,10 @@ _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 60.0
 _FOLLOW: Final = 10.0
 """Seconds between two questions about a task that another process submitted, or another run of this one."""
+_STOP: Final = 15.0
+"""Seconds between the first two attempts to have a node end its vLLM; the others come later and later."""
+_LONGEST_STOP: Final = 300.0
+_BELIEVED: Final = 4
 _PASSING: Final = (Reason.AUTH_UNAVAILABLE, Reason.REGISTRY_UNAVAILABLE)
 
 
@@ -140,6 +145,28 @@ async def follow(tasks: TaskRunner, credentials: str, task: str, tell: Tell, *, 
             if said != (said := str(error)):
                 log.warning("cannot ask how task %s is: %s", task, said)
         await asyncio.sleep(interval)
+
+
+async def stop_node(tasks: TaskRunner, start: Start, prepare: Prepare, *, interval: float = _STOP) -> None:
+    """Asks the node of a start whose calls travel as tasks to end its vLLM, until it does or its task is over: nothing
+    else would, and a job that is still in the queue cannot be cancelled. It answers when its job has begun. One that
+    has answered several times that it runs no such thing is believed, as a task whose agent was killed may never end.
+    """
+    said, denied = "", 0
+    while denied < _BELIEVED:
+        try:
+            if not (await tasks.task_state(start.credentials, start.task)).pending:
+                return
+            submission = await prepare()
+            answer = await submission.run(tasks)
+            if isinstance(answer, Mapping) and answer.get("stopped"):
+                return
+            denied += 1
+        except (GlobusError, ServiceError) as error:
+            if said != (said := str(error)):
+                log.warning("cannot ask a node to end its vLLM: %s", said, extra={"start": start.id})
+        await asyncio.sleep(interval)
+        interval = min(2 * interval, _LONGEST_STOP)
 
 
 async def watch_node(tasks: TaskRunner, prepare: Prepare, tell: Tell, *, interval: float) -> None:

@@ -183,19 +183,31 @@ def failure(seconds_ago: float, **fields: object) -> Start:
 
 def test_each_failure_in_a_row_doubles_the_pause_up_to_the_longest() -> None:
     policy = replace(COLD, first_backoff=10, longest_backoff=60)
-    pauses = [backoff(policy, [failure(5)] * count).until - (NOW - 5) for count in range(1, 6)]
+    pauses = [backoff(policy, [failure(5)] * count, NOW).until - (NOW - 5) for count in range(1, 6)]
     assert pauses == [10, 20, 40, 60, 60]
-    assert backoff(policy, [failure(5)]).why == "no GPU"
-    assert backoff(policy, []) == Backoff()
+    assert backoff(policy, [failure(5)], NOW).why == "no GPU"
+    assert backoff(policy, [], NOW) == Backoff()
 
 
 def test_a_success_ends_the_row_and_what_does_not_count_is_passed_over() -> None:
     policy = replace(COLD, first_backoff=10, longest_backoff=60)
     gone = start("g", StartState.GONE, ended_at=NOW - 50)
-    assert backoff(policy, [failure(5), gone, failure(60)]).failures == 1
-    assert backoff(policy, [failure(5, counts=False), failure(6)]).failures == 1
+    assert backoff(policy, [failure(5), gone, failure(60)], NOW).failures == 1
+    assert backoff(policy, [failure(5, counts=False), failure(6)], NOW).failures == 1
     served = failure(5, ready_at=NOW - 5 - 60)
-    assert backoff(policy, [served]) == Backoff(), "it served long; its end is no sign that the next one fails"
+    assert backoff(policy, [served], NOW) == Backoff(), "it served long; its end is no sign that the next one fails"
+
+
+def test_a_clock_that_was_set_back_makes_no_pause_of_days() -> None:
+    policy = replace(COLD, first_backoff=10, longest_backoff=60)
+    assert backoff(policy, [failure(-86_400)], NOW) == Backoff()
+    assert backoff(policy, [failure(-1)], NOW).until == NOW + 11
+
+
+def test_a_worker_by_tasks_whose_job_is_over_is_over_though_nothing_tells_of_it() -> None:
+    over = {"job_end": NOW - 60}
+    assert act(COLD, [start("a", tasks=True, **over)]) == [GiveUp("a", "the time of its job is over", failed=False)]
+    assert act(COLD, [start("a", **over)], use={"a": IDLE}) == [], "a session's end is seen"
 
 
 def test_nothing_is_started_during_a_pause() -> None:
