@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
 import os
+import pwd
 import socket
 
 from weft.session.v1 import frame_pb2
@@ -45,7 +45,8 @@ def _job(config: WorkerConfig) -> frame_pb2.Job | None:
 
 
 def _account() -> str:
+    """The local account. Not from the environment, where a user can write what he likes."""
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a user id without a name, as in containers
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a user id without a name, as in containers
         return str(os.getuid())

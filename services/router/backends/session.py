@@ -18,6 +18,10 @@ from services.rpc.link import Link, MessageStream
 from services.rpc.session_token import SessionClaims
 
 _EXPIRY_CHECK: Final = 5.0
+_LARGEST_REPORT: Final = 256 * 1024
+"""Bytes: a few hundred models. Whoever lists the sessions gets the reports of all in one message."""
+
+_LONGEST_WORDS: Final = 500
 
 
 class Sessions:
@@ -120,9 +124,13 @@ class Session:
         self._roster.refresh()
 
     def report(self, report: frame_pb2.Report) -> None:
-        """What the worker says of itself. Raises `ProtocolViolationError` for a model's entry that is not one."""
+        """What the worker says of itself. Raises `ProtocolViolationError` for a report that is too large, or a model's
+        entry that is not one.
+        """
+        if report.ByteSize() > _LARGEST_REPORT:
+            raise ProtocolViolationError(f"a report of {report.ByteSize()} bytes; {_LARGEST_REPORT} are allowed")
         server = self._server
-        self.last_report = frame_pb2.Report.FromString(report.SerializeToString())
+        self.last_report = _shown(report)
         models = {model.id: _checked_card(model.card_json) for model in report.models}
         state = (
             report.state == frame_pb2.WORKER_STATE_READY,
@@ -156,6 +164,20 @@ class Session:
         )
         session.connect_time.FromMilliseconds(int(self._connected_at * 1000))
         return session
+
+
+def _shown(report: frame_pb2.Report) -> frame_pb2.Report:
+    """A copy for those who watch: its words go to administrators' terminals, and are bounded and printable."""
+    copy = frame_pb2.Report.FromString(report.SerializeToString())
+    copy.detail = _plain(copy.detail)
+    if copy.HasField("job"):
+        job = copy.job
+        job.id, job.host, job.account = _plain(job.id), _plain(job.host), _plain(job.account)
+    return copy
+
+
+def _plain(text: str) -> str:
+    return "".join(letter if letter.isprintable() else " " for letter in text[:_LONGEST_WORDS])
 
 
 def _checked_card(card: str) -> str:

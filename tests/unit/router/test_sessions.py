@@ -121,6 +121,33 @@ async def test_a_report_that_would_spoil_the_list_of_models_ends_its_own_stream(
     await other_carried
 
 
+async def test_what_a_worker_says_in_words_is_bounded_and_does_nothing_to_a_terminal():
+    attached = Attached()
+    stream, carried = attached.dial()
+    job = frame_pb2.Job(id="7\x1b[2J", host="n1\nn2", account="a" * 10_000)
+    told = frame_pb2.Report(state=frame_pb2.WORKER_STATE_READY, detail="vLLM\x1b]0;x\x07 é" + "x" * 10_000, job=job)
+    stream.say(report=told)
+    await attached.until_changed()
+    while not attached.roster.servers[0].ready:
+        await attached.until_changed()
+    (session,) = attached.sessions
+    shown = session.describe().report
+    assert shown.detail.startswith("vLLM ]0;x  éx")
+    assert (shown.job.id, shown.job.host) == ("7 [2J", "n1 n2")
+    assert len(shown.detail) == len(shown.job.account) == 500
+    stream.hang_up()
+    await carried
+
+
+async def test_a_report_that_would_drown_the_others_ends_its_own_stream():
+    attached = Attached()
+    stream, carried = attached.dial()
+    models = [frame_pb2.ServedModel(id=f"{number}" + "m" * 1000) for number in range(300)]
+    stream.say(report=frame_pb2.Report(state=frame_pb2.WORKER_STATE_READY, models=models))
+    assert await reason_of(carried) is Reason.PROTOCOL_VIOLATION
+    assert attached.roster.models == ()
+
+
 async def test_a_session_ends_with_its_token():
     attached = Attached()
     stream, carried = attached.dial(expires_in=-1)
