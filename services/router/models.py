@@ -31,7 +31,9 @@ def only_model(roster: Roster, principal: Principal) -> str:
 
 
 def model_cards(roster: Roster, principal: Principal) -> Iterator[dict[str, Any]]:
-    """vLLM's own entry for each usable model that a server serves at present, under its public name."""
+    """An entry, under its public name, for each usable model that a server serves at present, vLLM's own if it gave
+    one; and for each that a worker is started for when it is called.
+    """
     for model in usable_models(roster, principal):
         ready = [
             target
@@ -44,7 +46,8 @@ def model_cards(roster: Roster, principal: Principal) -> Iterator[dict[str, Any]
                 yield {**msgspec.json.decode(card), "id": model}
                 break
         else:
-            if ready:
+            startable = roster.launchable(roster.sought(model, "", "", principal.name))
+            if ready or any(not one.closed for one in startable):
                 yield plain_card(model)
 
 
