@@ -12,9 +12,11 @@ from weft.inference.v1 import inference_pb2, inference_pb2_grpc
 from weft.session.v1 import frame_pb2
 
 from services.core.errors import Reason, ServiceError
-from services.core.inference import Call, Receiver, Request
+from services.core.inference import Call, Head, Receiver, Request
 from services.rpc.channel import dial
 from services.rpc.link import Link
+from services.rpc.mux import Mux
+from services.rpc.outgoing import OutgoingCall
 from services.rpc.server import check_health
 
 log = logging.getLogger(__name__)
@@ -26,7 +28,9 @@ _LONGEST_PAUSE: Final = 1.0
 
 
 class RouterLink:
-    """The router as an `Inference`. Calls wait up to `patience` seconds for a router that is away, as in a restart."""
+    """The router as an `Inference`. Calls wait up to `patience` seconds for a router that is away, as in a restart; so
+    do those that crossed the news that it takes no more.
+    """
 
     def __init__(self, address: str, *, patience: float) -> None:
         self._address = address
@@ -34,7 +38,7 @@ class RouterLink:
         self._channel = dial(address)
         self._link: Link | None = None
         self._up = asyncio.Event()
-        self._waiting: set[_WaitingCall] = set()
+        self._waiting: dict[_RoutedCall, None] = {}  # in the order of their coming
 
     async def run(self) -> None:
         """Keeps the stream, until cancelled."""
@@ -71,10 +75,20 @@ class RouterLink:
 
     def open(self, request: Request, receiver: Receiver, credit: int) -> Call:
         """See `Inference.open`."""
+        call = _RoutedCall(self, request, receiver, credit)
+        if self.mux is not None:
+            call.go()
+        else:
+            call.wait()
+        return call
+
+    @property
+    def mux(self) -> Mux | None:
+        """The stream to a router that takes calls, if there is one."""
         # Between the stream's end and the news of it in `run`, a call would be refused instead of waiting.
         if self._link is not None and self._up.is_set() and self._link.mux.closed is None:
-            return self._link.mux.open(request, receiver, credit)
-        return _WaitingCall(self, request, receiver, credit)
+            return self._link.mux
+        return None
 
     async def ready(self) -> bool:
         """Whether the router is there and says that it is ready."""
@@ -108,8 +122,12 @@ class _RouterEvents:
         """Only workers are stopped."""
 
 
-class _WaitingCall:
-    """A call that waits for the router, and goes on there when it comes."""
+class _RoutedCall:
+    """A call to the router: it waits for one that is away, and for the successor of one that has not begun it. Once its
+    answer has a head, its receiver hears the rest directly.
+    """
+
+    __slots__ = ("_call", "_credit", "_owner", "_receiver", "_request", "_timer")
 
     def __init__(self, owner: RouterLink, request: Request, receiver: Receiver, credit: int) -> None:
         self._owner = owner
@@ -117,13 +135,19 @@ class _WaitingCall:
         self._receiver = receiver
         self._credit = credit
         self._call: Call | None = None
-        self._timer = asyncio.get_running_loop().call_later(owner._patience, self.give_up)
-        owner._waiting.add(self)
+        self._timer: asyncio.TimerHandle | None = None
 
     def go(self) -> None:
         """The router is there."""
         self._stop_waiting()
-        self._call = self._owner.open(self._request, self._receiver, self._credit)
+        mux = self._owner.mux
+        assert mux is not None
+        self._call = mux.open(self._request, self, self._credit)
+
+    def wait(self) -> None:
+        """The router is away."""
+        self._timer = asyncio.get_running_loop().call_later(self._owner._patience, self.give_up)
+        self._owner._waiting[self] = None
 
     def give_up(self) -> None:
         """It did not come in time."""
@@ -131,8 +155,17 @@ class _WaitingCall:
         message = f"The router at {self._owner._address} cannot be reached; try again shortly."
         self._receiver.fail(ServiceError(Reason.ROUTER_UNAVAILABLE, message, retry_after=1.0))
 
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            del self._owner._waiting[self]
+
+    # Call
+
     def grant(self, credit: int) -> None:
         """See `Call.grant`."""
+        self._credit += credit
         if self._call is not None:
             self._call.grant(credit)
 
@@ -142,6 +175,26 @@ class _WaitingCall:
         if self._call is not None:
             self._call.cancel()
 
-    def _stop_waiting(self) -> None:
-        self._timer.cancel()
-        self._owner._waiting.discard(self)
+    # Receiver, up to the head
+
+    def head(self, head: Head) -> None:
+        """See `Receiver.head`."""
+        if isinstance(self._call, OutgoingCall):
+            self._call.hand_over(self._receiver)
+        self._receiver.head(head)
+
+    def data(self, chunk: bytes) -> None:
+        """See `Receiver.data`."""
+        self._receiver.data(chunk)
+
+    def end(self) -> None:
+        """See `Receiver.end`."""
+        self._receiver.end()
+
+    def fail(self, error: ServiceError) -> None:
+        """See `Receiver.fail`. A router that shuts down, and says when to come again, has not begun the call."""
+        if error.reason is Reason.SHUTTING_DOWN and error.retry_after is not None and self._owner.mux is None:
+            self._call = None
+            self.wait()
+        else:
+            self._receiver.fail(error)

@@ -61,9 +61,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SETTLING):
                 await asyncio.gather(*(link.settle() for link in links))
+        why = ServiceError(Reason.SHUTTING_DOWN, retry_after=1.0)  # to calls on their way here, which were not begun
         for link in links:
-            link.mux.tell_why(ServiceError(Reason.SHUTTING_DOWN))
-            link.mux.close(ServiceError(Reason.SHUTTING_DOWN))
+            link.mux.tell_why(why)
+            link.mux.close(why)
 
     async def Multiplex(  # type: ignore[override]  # noqa: N802 - it reads and writes by its context
         self, request_iterator: AsyncIterator[inference_pb2.MultiplexRequest], context: Context

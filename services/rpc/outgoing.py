@@ -130,6 +130,10 @@ class OutgoingCall:
         if self._lane.started:
             self._outbox.control(self._lane.call, CANCEL)
 
+    def hand_over(self, receiver: Receiver) -> None:
+        """Another takes the rest of the answer."""
+        self._receiver = receiver
+
     def on_head(self, head: Head) -> None:
         if self._answered:
             raise ProtocolViolationError(f"a second head on call {self._lane.call}")

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from services.core.errors import Reason, ServiceError
 from services.facade.router_link import RouterLink
 from tests.testing.processes import SOON, HeldPort
-from tests.testing.streams import Answer, Answerer, Peer, request
+from tests.testing.streams import Answer, Answerer, Peer, Served, request
 
 
 @contextlib.asynccontextmanager
@@ -87,3 +87,63 @@ async def test_it_dials_again_after_its_stream_has_ended() -> None:
         open_call(link)
         await answerer.arrived.wait()
         assert len(peer.links) == 2
+
+
+async def arrived(answerer: Answerer, number: int) -> list[Served]:
+    """The calls, as soon as there are so many."""
+    while len(answerer.calls) < number:
+        answerer.arrived.clear()
+        await answerer.arrived.wait()
+    return answerer.calls
+
+
+def answered(served: Served) -> None:
+    served.head()
+    served.data(b"abc")
+    served.receiver.end()
+
+
+async def test_calls_that_a_stopping_router_has_not_begun_wait_for_its_successor_in_order() -> None:
+    answerer = Answerer()
+    why = ServiceError(Reason.SHUTTING_DOWN, retry_after=1.0)
+    async with Peer(answerer) as peer, linked(peer.address, patience=SOON) as link, asyncio.timeout(SOON):
+        last, refused, crossing = (open_call(link) for _ in range(3))
+        calls = await arrived(answerer, 3)
+        mux = peer.links[0].mux
+        mux.drain(1)
+        calls[1].receiver.fail(why)
+        answered(calls[0])
+        await last.over.wait()
+        mux.tell_why(why)
+        mux.close(why)
+        for served in (await arrived(answerer, 5))[3:]:
+            answered(served)
+        for answer in (refused, crossing):
+            await answer.over.wait()
+            assert (bytes(answer.body), answer.error) == (b"abc", None)
+
+
+async def test_what_was_granted_before_a_router_began_is_granted_to_its_successor() -> None:
+    answerer = Answerer()
+    async with Peer(answerer) as peer, linked(peer.address, patience=SOON) as link, asyncio.timeout(SOON):
+        call = link.open(request(), Answer(), 1000)
+        call.grant(5)
+        await arrived(answerer, 1)
+        assert answerer.calls[0].credit == 1005
+        call.cancel()
+
+
+async def test_a_call_that_a_stopping_router_had_begun_is_not_made_again() -> None:
+    answerer = Answerer()
+    async with Peer(answerer) as peer, linked(peer.address, patience=SOON) as link, asyncio.timeout(SOON):
+        begun, cut = open_call(link), open_call(link)
+        calls = await arrived(answerer, 2)
+        peer.links[0].mux.drain(1)
+        calls[0].head()
+        calls[0].data(b"abc")
+        calls[0].receiver.fail(ServiceError(Reason.SHUTTING_DOWN, retry_after=1.0))
+        calls[1].receiver.fail(ServiceError(Reason.SHUTTING_DOWN))
+        for answer in (begun, cut):
+            await answer.over.wait()
+            assert answer.reason is Reason.SHUTTING_DOWN
+        assert begun.body == b"abc"
