@@ -59,12 +59,15 @@ class Sessions:
             session.expires_at = max(session.expires_at, claims.expires_at)
 
     def stop(self, endpoint: str, instance: str, why: str) -> None:
-        """Asks a worker to finish its open calls and end. Raises RESOURCE_NOT_FOUND if it is not attached here."""
+        """Asks a worker to finish its open calls and end; it is given no more of them, whatever it says. Raises
+        RESOURCE_NOT_FOUND if it is not attached here.
+        """
         session = self._sessions.get((endpoint, instance))
         if session is None:
             message = f"No worker '{instance}' of '{endpoint}' is attached to this router."
             raise ServiceError(Reason.RESOURCE_NOT_FOUND, message, param="instance")
         session.link.mux.stop(why)
+        session.drain()
 
     def drain(self, grace: float) -> None:
         """Tells the workers that this router takes no more calls."""
@@ -119,7 +122,7 @@ class Session:
         """The worker's report follows; it takes no calls before."""
 
     def drain(self) -> None:
-        """The worker is shutting down; its open calls finish."""
+        """The worker is shutting down, or is to; its open calls finish."""
         self._server.draining = True
         self._roster.refresh()
 

@@ -148,6 +148,27 @@ async def test_a_report_that_would_drown_the_others_ends_its_own_stream():
     assert attached.roster.models == ()
 
 
+async def test_a_worker_that_is_asked_to_end_is_given_no_more_calls_whatever_it_says():
+    attached = Attached()
+    stream, carried = attached.dial()
+    stream.say(report=report())
+    while not attached.roster.find("m"):
+        await attached.until_changed()
+    attached.sessions.stop(ENDPOINT, "i", "its start was revoked")
+    (target,) = attached.roster.find("m") or ()
+    assert target.server.draining
+    stream.say(report=report(state=frame_pb2.WORKER_STATE_UNHEALTHY))
+    await attached.until_changed()
+    stream.say(report=report())
+    await attached.until_changed()
+    assert (target.server.ready, target.server.draining) == (True, True)
+    with pytest.raises(ServiceError):
+        attached.sessions.stop(ENDPOINT, "j", "")
+    stream.hang_up()
+    await carried
+    assert [frame.stop.why for frame in stream.told if frame.HasField("stop")] == ["its start was revoked"]
+
+
 async def test_a_session_ends_with_its_token():
     attached = Attached()
     stream, carried = attached.dial(expires_in=-1)
