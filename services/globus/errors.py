@@ -70,7 +70,13 @@ _BY_CODE: Final = {
     "ENDPOINT_NOT_ONLINE": Kind.OFFLINE,
     "PAYLOAD_TOO_LARGE": Kind.TOO_LARGE,
 }
-_BY_STATUS: Final = {401: Kind.BAD_CREDENTIALS, 409: Kind.OFFLINE, 413: Kind.TOO_LARGE, 429: Kind.SERVICE_UNAVAILABLE}
+_TOO_MANY: Final = 429
+_BY_STATUS: Final = {
+    401: Kind.BAD_CREDENTIALS,
+    409: Kind.OFFLINE,
+    413: Kind.TOO_LARGE,
+    _TOO_MANY: Kind.SERVICE_UNAVAILABLE,
+}
 _LONGEST: Final = 2000
 
 
@@ -81,7 +87,7 @@ def explain(error: BaseException) -> GlobusError:
             return error
         case TaskExecutionFailed():
             return _remote(error.remote_data)
-        case globus_sdk.AuthAPIError():
+        case globus_sdk.AuthAPIError() if error.http_status < 500 and error.http_status != _TOO_MANY:
             return GlobusError(Kind.BAD_CREDENTIALS, f"Globus Auth refuses the credentials: {_said(error)}.")
         case globus_sdk.GlobusAPIError():
             return _answered(error)
@@ -104,7 +110,8 @@ def _answered(error: globus_sdk.GlobusAPIError) -> GlobusError:
     kind = _BY_CODE.get(error.code or "") or _BY_STATUS.get(error.http_status)
     if kind is None:
         kind = Kind.SERVICE_UNAVAILABLE if error.http_status >= 500 else Kind.OTHER
-    return GlobusError(kind, f"Globus Compute answers {error.http_status}: {_said(error)}.")
+    who = "Globus Auth" if isinstance(error, globus_sdk.AuthAPIError) else "Globus Compute"
+    return GlobusError(kind, f"{who} answers {error.http_status}: {_said(error)}.")
 
 
 def _said(error: globus_sdk.GlobusAPIError) -> str:

@@ -293,7 +293,11 @@ class Tasks:
             await self.look()
 
     async def look(self) -> None:
-        """Asks the service for the tasks that are due, and closes idle Executors."""
+        """Asks the service for the tasks that are due, and closes idle Executors. A task whose caller has left is
+        forgotten: at an endpoint that is offline for long it may never end, and its result is for nobody.
+        """
+        for flight in [flight for flight in self._flights if flight.task_id and flight.answer.cancelled()]:
+            self._land(flight, None)
         now = self._loop.time()
         self._seats.close_idle(now - self._limits.idle)
         due: dict[str, dict[str, _Flight]] = {}

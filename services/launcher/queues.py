@@ -18,7 +18,12 @@ from services.launcher.machine import Queued, short
 from services.launcher.tasks import DEFAULT_CREDENTIALS, QUEUE_STATUS, TaskRunner
 
 PATIENCE: Final = 60.0
-"""Seconds that a cluster has to answer. The task itself is not cancelled; its late answer is not used."""
+"""Seconds that whoever asks waits for a cluster's answer."""
+
+_LONGEST: Final = 600.0
+"""Seconds after which a question without an answer is asked anew. Until then those who ask wait for the same one: the
+tasks of a login node that is offline would heap up, and all run once it is back.
+"""
 
 _FORMATS: Final = (
     "%Y-%m-%dT%H:%M:%S%z",
@@ -96,7 +101,7 @@ class Queues:
 
     async def ask(self, catalogue: Catalogue, cluster: str) -> Queue:
         """The queue. Raises RESOURCE_NOT_FOUND if the cluster has none to ask, UPSTREAM_UNREACHABLE if it does not
-        answer.
+        answer within `PATIENCE`; its late answer serves those who ask then.
         """
         known = self._last.get(cluster)
         if known is not None and self._clock() - known.asked_at < self._age:
@@ -106,7 +111,11 @@ class Queues:
             asking = asyncio.get_running_loop().create_task(self._ask(catalogue, cluster))
             self._asking[cluster] = asking
             asking.add_done_callback(lambda done: self._asked(cluster, done))
-        return await asyncio.shield(asking)
+        try:
+            async with asyncio.timeout(self._patience):
+                return await asyncio.shield(asking)
+        except TimeoutError:
+            raise _silent(cluster, self._patience) from None
 
     async def close(self) -> None:
         """Ends the questions that are under way."""
@@ -128,19 +137,22 @@ class Queues:
             raise ServiceError(Reason.RESOURCE_NOT_FOUND, message, param="cluster")
         asked_at = self._clock()
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(_LONGEST):
                 credentials = _credentials(catalogue, name)
                 function = await self._functions.find(catalogue, QUEUE_STATUS, at, credentials)
                 payload = {"scheduler": "auto", "user": None}
                 answer = await self._tasks.run(credentials, at.endpoint_uuid, function, payload)
         except TimeoutError:
-            message = f"The queue of '{name}' did not come within {self._patience:g} s."
-            raise ServiceError(Reason.UPSTREAM_UNREACHABLE, message) from None
+            raise _silent(name, _LONGEST) from None
         except GlobusError as error:
             raise ServiceError(
                 Reason.UPSTREAM_UNREACHABLE, f"The queue of '{name}' cannot be asked: {error}"
             ) from error
         return read_queue(answer, asked_at, name)
+
+
+def _silent(cluster: str, patience: float) -> ServiceError:
+    return ServiceError(Reason.UPSTREAM_UNREACHABLE, f"The queue of '{cluster}' did not come within {patience:g} s.")
 
 
 def _credentials(catalogue: Catalogue, cluster: str) -> str:

@@ -31,6 +31,12 @@ API, AUTH = globus_sdk.ComputeAPIError, globus_sdk.AuthAPIError
             "Globus Auth refuses the credentials: invalid_client.",
         ),
         (
+            answered(503, {"error": "busy"}, AUTH),
+            Kind.SERVICE_UNAVAILABLE,
+            "Globus Auth answers 503: busy.",
+        ),
+        (answered(429, {}, AUTH), Kind.SERVICE_UNAVAILABLE, ""),
+        (
             answered(401, {"code": "UNAUTHORIZED", "reason": "The token is old."}, API),
             Kind.BAD_CREDENTIALS,
             "Globus Compute answers 401: The token is old.",

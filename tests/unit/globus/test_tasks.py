@@ -152,6 +152,20 @@ async def test_a_caller_who_leaves_cancels_no_future(world: World) -> None:
     await world.until(lambda: world.tasks.in_flight == 0)
 
 
+async def test_a_task_whose_caller_has_left_is_forgotten_once_it_is_submitted(world: World) -> None:
+    task = await world.start()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await world.tasks.look()
+    assert world.tasks.in_flight == 1, "it is still to be submitted"
+    world.executors[0].accept("task-1")
+    await world.until(lambda: all(flight.task_id for flight in world.tasks._flights))
+    await world.tasks.look()
+    assert (world.tasks.in_flight, world.client.asked) == (0, [])
+    assert not world.executors[0].futures[0].cancelled()
+    world.executors[0].futures[0].set_result(1)  # late, and for nobody
+
+
 async def test_an_error_at_the_node_and_one_at_the_service_are_told_apart(world: World) -> None:
     first, second = await world.start(), await world.start()
     executor = world.executors[0]

@@ -105,10 +105,18 @@ async def test_what_cannot_be_asked_is_an_error_each_time() -> None:
 
 
 async def test_a_cluster_that_does_not_answer_is_not_waited_for_for_ever() -> None:
-    tasks = Tasks()
-    with pytest.raises(ServiceError, match="did not come"):
-        await queues(tasks, Clock(), patience=0.001).ask(Catalogue.of([CLUSTER]), "clusters/c")
+    tasks, catalogue = Tasks(), Catalogue.of([CLUSTER])
+    asked = queues(tasks, Clock(), patience=0.001)
+    for _ in range(3):
+        with pytest.raises(ServiceError, match="did not come"):
+            await asked.ask(catalogue, "clusters/c")
+    assert len(tasks.asked) == 1, "tasks would heap up at a login node that is offline"
     assert not tasks.answer.cancelled(), "the SDK's future is shared"
+    tasks.answer.set_result({"free_nodes": 3})
+    await asyncio.gather(*asked._asking.values())
+    late = asked.last("clusters/c")
+    assert late is not None
+    assert late.free_nodes == 3
 
 
 def test_an_answer_is_read_whatever_it_leaves_out() -> None:
