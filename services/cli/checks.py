@@ -11,7 +11,7 @@ from services.cli.check import Check
 from services.cli.completions import open_completions
 from services.cli.connection import Service, address_of, facade_url, read_key
 from services.cli.failures import CommandError
-from services.cli.overview import look
+from services.cli.overview import Overview, look
 from services.cli.ports import is_free
 from services.cli.settings import load
 from services.rpc.channel import dial
@@ -74,23 +74,42 @@ async def _use(config: Config) -> AsyncIterator[Check]:
         yield Check("key", str(error), "have one, as it says")
         return
     overview = await look(config)
-    if overview.unreachable:
-        yield Check("key", overview.unreachable[0], "use an administrator's key: set WEFT_API_KEY")
+    if others := [sentence for sentence in overview.unreachable if sentence != overview.no_launcher]:
+        yield Check("key", others[0], "use an administrator's key: set WEFT_API_KEY")
         return
     yield Check("key", "accepted by registry and router")
+    startable = [endpoint.name for endpoint in overview.endpoints if endpoint.backend == "globus"]
+    if startable and overview.no_launcher:
+        remedy = "run 'weft up --launcher', or 'weft serve launcher'"
+        yield Check("launcher", f"{overview.no_launcher} No worker is started at {', '.join(startable)}.", remedy)
+    elif startable:
+        yield Check("launcher", f"answers; 'weft doctor --endpoint {startable[0]}' looks at what it starts there")
     workers = [worker for endpoint in overview.endpoints for worker in endpoint.workers]
-    ready = sum(worker.state == "ready" for worker in workers)
+    ready = [worker for worker in workers if worker.state == "ready"]
     if ready:
-        yield Check("workers", f"{ready} of {len(workers)} ready; models: {', '.join(overview.models) or 'none'}")
+        yield Check("workers", f"{len(ready)} of {len(workers)} ready; models: {', '.join(overview.models) or 'none'}")
     elif workers:
         yield Check("workers", workers[0].detail or workers[0].state, "see that its vLLM runs")
+    elif startable:
+        yield Check("workers", f"none is attached; a call starts one at {', '.join(startable)}")
     else:
         yield Check("workers", "none is attached", "run 'weft worker --vllm-url URL'")
-    async for check in _answers(facade_url(config), key):
+    async for check in _answers(facade_url(config), key, _warm(overview) if startable else None):
         yield check
 
 
-async def _answers(url: str, key: str) -> AsyncIterator[Check]:
+def _warm(overview: Overview) -> set[str]:
+    """The models that answer without a worker being started, as far as their names tell."""
+    found: set[str] = set()
+    for endpoint in overview.endpoints:
+        ready = [worker for worker in endpoint.workers if worker.state == "ready"]
+        if ready or endpoint.backend == "http":
+            found.update(endpoint.models or (model for worker in ready for model in worker.models))
+    return found
+
+
+async def _answers(url: str, key: str, warm: set[str] | None) -> AsyncIterator[Check]:
+    """Asks one model; of those in `warm`, if that is given: a look must start no job."""
     try:
         async with open_completions(url, key) as completions:
             models = await completions.models()
@@ -98,8 +117,12 @@ async def _answers(url: str, key: str) -> AsyncIterator[Check]:
             if not models:
                 yield Check("answer", "there is no model to ask", "attach a worker, or allow the key a model")
                 return
-            async with aclosing(completions.ask(models[0], [{"role": "user", "content": "Hello"}])) as pieces:
+            asked = next((model for model in models if warm is None or model in warm), None)
+            if asked is None:
+                yield Check("answer", "nobody is asked, because that would start a worker")
+                return
+            async with aclosing(completions.ask(asked, [{"role": "user", "content": "Hello"}])) as pieces:
                 first = [piece async for piece in pieces]
-            yield Check("answer", f"{models[0]} answered in {len(first)} pieces")
+            yield Check("answer", f"{asked} answered in {len(first)} pieces")
     except CommandError as error:
         yield Check("facade", str(error), "see 'weft status', and the facade's log")

@@ -73,11 +73,14 @@ class EndpointRow:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """All that is known. `unreachable` holds a sentence for each part that could not be asked."""
+    """All that is known. `unreachable` holds a sentence for each part that could not be asked; `no_launcher` is the one
+    about the launcher, which is asked only where workers are to be started.
+    """
 
     models: list[str]
     endpoints: list[EndpointRow]
     unreachable: list[str]
+    no_launcher: str = ""
 
     def to_builtins(self) -> dict[str, Any]:
         """As plain data, for JSON."""
@@ -100,8 +103,9 @@ async def look(config: Config, key: str | None = None) -> Overview:
     endpoints, sessions, models = await asyncio.gather(ask(_endpoints), ask(_sessions), ask(_models))
     launched = [endpoint.name for endpoint in endpoints if endpoint.globus.HasField("launch")]
     # Where nothing is to be started, nobody misses a launcher that does not run.
+    others = len(unreachable)
     starts = await ask(partial(_starts, launched)) if launched else []
-    return Overview(models, _rows(endpoints, sessions, starts), unreachable)
+    return Overview(models, _rows(endpoints, sessions, starts), unreachable, "".join(unreachable[others:]))
 
 
 def _rows(

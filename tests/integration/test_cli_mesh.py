@@ -94,6 +94,18 @@ async def test_doctor_tells_what_is_missing_and_the_remedy(start_mesh: StartMesh
     assert "remedy: run 'weft worker --vllm-url URL'" in output
 
 
+async def test_doctor_misses_a_launcher_where_workers_are_to_be_started(start_mesh: StartMesh) -> None:
+    mesh = await start_mesh()
+    create = ("endpoints", "create", "clusters/local/endpoints/cold", "--model", "a-cold-model", "--globus")
+    await weft(mesh, *create, "6f5c9a3e-2e2b-4a50-9d7e-1a4f0a6f1a11")
+    await mesh.until(mesh.models, lambda models: "a-cold-model" in models, "the model is listed before it has a worker")
+    output = await weft(mesh, "doctor", exit_code=1)
+    assert "ok  key " in output
+    assert "no  launcher " in output
+    assert "remedy: run 'weft up --launcher', or 'weft serve launcher'" in output
+    assert "ok  answer        sim-model answered" in output, "the other is not asked: that would start a job"
+
+
 @pytest.mark.parametrize("part", ["auth", "registry", "router", "facade"])
 async def test_a_part_that_was_killed_comes_back_on_its_port(start_mesh: StartMesh, part: str) -> None:
     mesh = await start_mesh()
