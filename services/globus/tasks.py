@@ -105,6 +105,7 @@ class Tasks:
         self._flights: set[_Flight] = set()
         self._work: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._trouble = ""
         self._looking = self._loop.create_task(self._look_again(), name="globus tasks")
 
     @property
@@ -311,8 +312,11 @@ class Tasks:
         try:
             states = await self._ask(credentials, lambda client: ask(client, list(flights)))
         except GlobusError as error:
-            log.warning("%d tasks under way could not be asked for: %s", len(flights), error)
+            if self._trouble != (said := str(error)):  # once, however long it is away
+                log.warning("%d tasks under way could not be asked for: %s", len(flights), said)
+            self._trouble = said
             return
+        self._trouble = ""
         for task_id, state in states.items():
             if not state.pending and flights[task_id] in self._flights:
                 self._land(flights[task_id], state.error, state.result)

@@ -98,6 +98,8 @@ class BridgeWorker:
                     pause = _FIRST_PAUSE
                 except ServiceError as error:
                     log.warning("'%s' is not attached for its tasks: %s", self.worker.endpoint, error)
+                except Exception:  # a fault of ours: the endpoint is not to go without its calls for good
+                    log.exception("'%s' is not attached for its tasks", self.worker.endpoint)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(random.uniform(pause / 2, pause)):
                         await asyncio.shield(leaving)

@@ -242,6 +242,18 @@ async def test_a_task_whose_results_stream_is_lost_is_asked_for(world: World) ->
     assert not world.client._task_status_table, "the SDK keeps every result"
 
 
+async def test_a_service_that_is_away_is_told_of_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    task = await world.start()
+    world.executors[0].accept("task-1")
+    world.executors[0].futures[0].set_exception(RuntimeError("the stream broke"))
+    await world.until(lambda: all(flight.lost for flight in world.tasks._flights))
+    for answer, told in [(OSError("away"), 1), (OSError("away"), 1), ({"pending": True}, 1), (OSError("away"), 2)]:
+        world.client.tasks["task-1"] = answer
+        await world.tasks.look()
+        assert caplog.text.count("could not be asked") == told
+    task.cancel()
+
+
 async def test_a_stream_that_is_silent_for_long_is_not_believed() -> None:
     world = World(TaskLimits(look=3600, quiet=0))
     task = await world.start()
