@@ -61,7 +61,8 @@ SECRETS = (
 
 KEEPER = r"""
 import ctypes, os, select, signal, subprocess, sys, time
-grace, command = float(sys.argv[1]), sys.argv[2:]
+grace, count = float(sys.argv[1]), int(sys.argv[2])
+swept, command = sys.argv[3:3 + count], sys.argv[3 + count:]
 told = []
 read, write = os.pipe()
 os.set_blocking(write, False)
@@ -147,6 +148,11 @@ while libc and time.monotonic() < until:
     reap()
     time.sleep(0.02)
 wait(1, [])
+for file in swept:
+    try:
+        os.unlink(file)
+    except OSError:
+        pass
 sys.exit(code if code is not None and code >= 0 else 128 - (code or -9))
 """
 
@@ -807,12 +813,14 @@ def _last_words(log: Path) -> str:
 
 
 class Keeper:
-    """A command, held by a keeper: see the top of this file. The lock stays taken as long as the keeper lives."""
+    """A command, held by a keeper: see the top of this file. The lock stays taken as long as the keeper lives, and what
+    is to be swept is removed at its end.
+    """
 
-    def __init__(self, command: list[str], log: Path, grace: float, lock: int) -> None:
+    def __init__(self, command: list[str], log: Path, grace: float, lock: int, swept: tuple[Path, ...] = ()) -> None:
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", KEEPER, str(grace), *command],
+                [sys.executable, "-I", "-S", "-c", KEEPER, str(grace), str(len(swept)), *map(str, swept), *command],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,

@@ -64,7 +64,8 @@ SECRETS = (
 
 KEEPER = r"""
 import ctypes, os, select, signal, subprocess, sys, time
-grace, command = float(sys.argv[1]), sys.argv[2:]
+grace, count = float(sys.argv[1]), int(sys.argv[2])
+swept, command = sys.argv[3:3 + count], sys.argv[3 + count:]
 told = []
 read, write = os.pipe()
 os.set_blocking(write, False)
@@ -150,6 +151,11 @@ while libc and time.monotonic() < until:
     reap()
     time.sleep(0.02)
 wait(1, [])
+for file in swept:
+    try:
+        os.unlink(file)
+    except OSError:
+        pass
 sys.exit(code if code is not None and code >= 0 else 128 - (code or -9))
 """
 
@@ -252,8 +258,9 @@ class Start:
             self._reach_a_router()
         folder = private_folder(_run_folder() / self.key)
         with locked(folder, self.name, self.grace + STOP_SECONDS + KILL_SECONDS) as lock, told_to_end() as told:
-            for stale in ("stop", "server.json", "token"):
-                (folder / stale).unlink(missing_ok=True)
+            passing = tuple(folder / name for name in ("token", "server.json", "stop"))
+            for stale in passing:
+                stale.unlink(missing_ok=True)
             for file in [self.worker_log, self.vllm_log] if self.mode == "session" else [self.vllm_log]:
                 begin_log(file)
                 self.logs.append(file)
@@ -264,7 +271,7 @@ class Start:
                 command, log = self._worker_command(folder / "token", url, job), self.worker_log
             else:
                 command, log = [word.replace("{port}", str(port)) for word in self.vllm], self.vllm_log
-            keeper = Keeper(command, log, self.grace + STOP_SECONDS, lock)
+            keeper = Keeper(command, log, self.grace + STOP_SECONDS, lock, passing)
             try:
                 server = {
                     "url": url,
@@ -279,7 +286,7 @@ class Start:
                 Watch(self, folder, keeper, server, job["end_time"], told).until_over()
             finally:
                 keeper.stop()
-                for file in (folder / "token", folder / "server.json", folder / "stop"):
+                for file in passing:
                     file.unlink(missing_ok=True)
 
     def _worker_command(self, token_file: Path, url: str, job: dict[str, Any]) -> list[str]:
@@ -385,12 +392,14 @@ class Watch:
 
 
 class Keeper:
-    """A command, held by a keeper: see the top of this file. The lock stays taken as long as the keeper lives."""
+    """A command, held by a keeper: see the top of this file. The lock stays taken as long as the keeper lives, and what
+    is to be swept is removed at its end.
+    """
 
-    def __init__(self, command: list[str], log: Path, grace: float, lock: int) -> None:
+    def __init__(self, command: list[str], log: Path, grace: float, lock: int, swept: tuple[Path, ...] = ()) -> None:
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", KEEPER, str(grace), *command],
+                [sys.executable, "-I", "-S", "-c", KEEPER, str(grace), str(len(swept)), *map(str, swept), *command],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,

@@ -202,6 +202,7 @@ def test_nothing_stays_behind_when_the_tasks_process_is_killed(site: Site, numbe
     task.process.wait(SOON)
     assert task.process.returncode == -number, "it ends as it was told"
     until("nothing is left", lambda: not site.processes())
+    assert [file.name for file in site.slot.iterdir()] == ["lock"], "what the task cannot remove, its keeper does"
     again = site.start("start_worker", of_start(start="starts/two"))
     until("the slot is free again", lambda: control(site, "state")["state"] == "ready")
     control(site, "stop")
