@@ -64,14 +64,14 @@ def identity_mapping(mapping: IdentityMapping) -> str:
     return json.dumps(document, indent=2) + "\n"
 
 
-def unit_name(name: str) -> str:
+def unit_name(folder: str) -> str:
     """The unit's file, by the name that `globus-compute-endpoint enable-on-boot` would give it."""
-    return f"globus-compute-endpoint-{name}.service"
+    return f"globus-compute-endpoint-{folder.rpartition('/')[2]}.service"
 
 
-def unit(name: str, systemd: Systemd, folder: str) -> str:
-    """The unit that starts the endpoint on boot. Raises EndpointFilesError."""
-    parent = folder.rpartition("/")[0]
+def unit(systemd: Systemd, folder: str) -> str:
+    """The unit that starts the endpoint on boot, whom the agent knows by its folder. Raises EndpointFilesError."""
+    parent, _, name = folder.rpartition("/")
     for text in (name, parent, systemd.user, systemd.program, systemd.environment_file or ""):
         if re.search(r"[\s\"'\\]", text):
             raise EndpointFilesError(f"systemd: {text!r} has blanks or quotes, which a unit cannot hold.")

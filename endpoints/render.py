@@ -97,5 +97,5 @@ def _files(
     if settings.purpose != "queue-status":
         files[LAUNCH_SCRIPT] = (HERE / LAUNCH_SCRIPT).read_text()
     if settings.systemd is not None:
-        files[unit_name(name)] = unit(name, settings.systemd, folder)
+        files[unit_name(folder)] = unit(settings.systemd, folder)
     return files

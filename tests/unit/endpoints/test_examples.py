@@ -6,7 +6,7 @@ import yaml
 
 from endpoints.examples import FOLDER, examples
 from endpoints.reading import HERE, known
-from endpoints.render import Rendered
+from endpoints.render import Order, Rendered, render
 
 RENDERED = {example.name: example for example in examples()}
 
@@ -106,3 +106,10 @@ def test_the_unit_starts_the_endpoint_of_its_folder() -> None:
     unit = RENDERED["on-boot"].files["globus-compute-endpoint-on-boot.service"]
     assert "Environment=GLOBUS_COMPUTE_USER_DIR=/opt/weft/endpoints\n" in unit
     assert "ExecStart=/opt/weft/agent/bin/globus-compute-endpoint start on-boot\n" in unit
+
+
+def test_the_unit_knows_the_endpoint_by_its_folder_whatever_its_name() -> None:
+    order = Order("local", "opt-125m", overrides=["any_function=true", "systemd={}"], name="x", folder="/srv/e/chat")
+    unit = render(order, None).files["globus-compute-endpoint-chat.service"]
+    assert "GLOBUS_COMPUTE_USER_DIR=/srv/e\n" in unit
+    assert "globus-compute-endpoint start chat\n" in unit

@@ -53,3 +53,10 @@ def test_files_by_hand_are_replaced_by_force_alone_and_others_stay(tmp_path: Pat
         write(rendered(), tmp_path)
     write(rendered(), tmp_path, force=True)
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "e"):
+        with pytest.raises(EndpointFilesError, match="Not a directory; give another --output"):
+            write(rendered(), folder)
