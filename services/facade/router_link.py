@@ -196,5 +196,7 @@ class _RoutedCall:
         if error.reason is Reason.SHUTTING_DOWN and error.retry_after is not None and self._owner.mux is None:
             self._call = None
             self.wait()
-        else:
-            self._receiver.fail(error)
+            return
+        if error.reason is Reason.ROUTER_UNAVAILABLE:  # its stream was lost under the call
+            error = ServiceError(error.reason, error.message, retry_after=1.0)
+        self._receiver.fail(error)

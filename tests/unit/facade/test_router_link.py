@@ -83,6 +83,8 @@ async def test_it_dials_again_after_its_stream_has_ended() -> None:
         await answerer.arrived.wait()
         peer.links[0].mux.close(ServiceError(Reason.SHUTTING_DOWN))
         await cut.over.wait()
+        assert cut.error is not None
+        assert (cut.reason, cut.error.retry_after) == (Reason.ROUTER_UNAVAILABLE, 1.0)
         answerer.arrived.clear()
         open_call(link)
         await answerer.arrived.wait()
