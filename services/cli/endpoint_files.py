@@ -106,7 +106,8 @@ def check_command(
     if errors:
         raise typer.Exit(1)
     if not as_json:
-        print(f"{folder} is well" + (f", with {len(found)} warnings" if found else ""))
+        warnings = f", with {len(found)} warning{'s' * (len(found) > 1)}" if found else ""
+        print(f"{folder} is well{warnings}")
 
 
 def _told(finding: dict[str, Any]) -> str:

@@ -1,12 +1,13 @@
 """Sites, models, settings and functions as they are read, and what is refused."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from endpoints.functions import read_functions
 from endpoints.mistakes import EndpointFilesError
-from endpoints.reading import convert, read, with_overrides
+from endpoints.reading import HERE, convert, read, with_overrides
 from endpoints.render import Order, render
 from endpoints.settings import Settings
 from endpoints.site import Site
@@ -97,6 +98,21 @@ def test_a_site_of_ones_own_is_one_file(tmp_path: Path) -> None:
     file.write_text("about: mine\nscheduler: slurm\nqueue: {default: gpu}\nfolder: /srv/weft\n")
     rendered = render(Order(str(file), "opt-125m", overrides=ANY), None)
     assert (rendered.name, rendered.folder) == ("mine-opt-125m", "/srv/weft/mine-opt-125m")
+
+
+def test_the_site_and_the_model_of_the_readme_are_rendered(tmp_path: Path) -> None:
+    section = (HERE / "README.md").read_text().partition("## A site and a model of your own\n")[2].partition("\n## ")[0]
+    site, model = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
+    (tmp_path / "my-site.yaml").write_text(site)
+    (tmp_path / "my-model.yaml").write_text(model)
+    order = Order(str(tmp_path / "my-site.yaml"), str(tmp_path / "my-model.yaml"), overrides=ANY)
+    rendered = render(order, None)
+    assert rendered.folder == "/shared/weft/endpoints/my-site-my-model"
+    template = rendered.files["user_config_template.yaml.j2"]
+    assert (
+        "--model /shared/models/Mistral-7B-Instruct-v0.3 --served-name mistralai/Mistral-7B-Instruct-v0.3" in template
+    )
+    assert "--tool-call-parser mistral" in template
 
 
 def test_every_site_that_comes_with_weft_is_well_formed() -> None:
