@@ -59,8 +59,8 @@ class Way:
         if self.ca_file is not None:
             text = _read(self.ca_file)
             try:
-                ssl.create_default_context(cadata=text.decode("ascii", "replace"))
-            except ssl.SSLError as error:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text.decode("ascii", "ignore"))
+            except (ssl.SSLError, ValueError) as error:
                 message = f"{self.ca_file} holds no certificates in PEM; give the file of the router's authority."
                 raise ServiceError(Reason.ARGUMENT_INVALID, message, param="--router-ca") from error
 

@@ -18,7 +18,8 @@ _PREFIX: Final = re.compile(
     r"(?:(?:DEBUG|INFO|WARNING|ERROR|CRITICAL)\s+\d\d-\d\d \d\d:\d\d:\d\d\s+(?:\[[^\]]*\]\s*)?)?"
 )
 _SECRET: Final = re.compile(
-    r"(?i)api.?key|token=|secret|password|bearer|credential|non-default args|Namespace\(|hf_\w{8}"
+    r"(?i)api.?key|token=|secret|password|bearer|credential|authorization|non-default args|Namespace\(|hf_\w{8}"
+    r"|\bsk-\w{8}|://[^\s/@]*:[^\s/@]*@"
 )
 _ERROR: Final = re.compile(r"^(?:[\w.]*(?:Error|Exception|Interrupt)\b(?=:|$)|.*\berror: )")
 _BANNER: Final = re.compile("[\u2580-\u259f]")

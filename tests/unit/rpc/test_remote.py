@@ -6,6 +6,7 @@ import pytest
 
 from services.core.errors import Reason, ServiceError
 from services.rpc.remote import NO_PROXY, Way, check_router, explain
+from tests.testing.certificates import Authority
 
 
 @pytest.mark.parametrize(
@@ -114,9 +115,16 @@ def test_a_proxys_password_is_not_told() -> None:
 def test_an_authority_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match="cannot be read: No such file"):
         Way(tmp_path / "absent").check()
-    (tmp_path / "nonsense").write_text("nonsense")
-    with pytest.raises(ServiceError, match="holds no certificates in PEM"):
-        Way(tmp_path / "nonsense").check()
+    for text in ("nonsense", "", "\u00e9"):
+        (tmp_path / "nonsense").write_text(text)
+        with pytest.raises(ServiceError, match="holds no certificates in PEM"):
+            Way(tmp_path / "nonsense").check()
+
+
+def test_names_beside_the_certificates_may_be_in_any_language(tmp_path: Path) -> None:
+    """As in the list of Mozilla's authorities that curl comes with."""
+    (tmp_path / "bundle").write_text(f"NetLock Arany Főtanúsítvány\n=====\n{Authority(tmp_path).file.read_text()}")
+    Way(tmp_path / "bundle").check()
 
 
 @pytest.mark.parametrize(

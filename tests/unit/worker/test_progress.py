@@ -69,7 +69,12 @@ def test_a_log_that_tells_nothing():
 
 
 @pytest.mark.parametrize(
-    "line", ["using API key sk-secret", "token=abc", "args: Namespace(api_key='x')", "hf_abcdefgh12"]
+    "line",
+    [
+        *("using API key sk-secret", "token=abc", "args: Namespace(api_key='x')", "hf_abcdefgh12"),
+        *("ProxyError: cannot connect to http://me:hush@proxy:3128", "Authorization: Basic bWU6aHVzaA=="),
+        "served with sk-abcdefgh12",
+    ],
 )
 def test_a_line_that_may_hold_a_key_is_not_shown(line):
     assert progress(["Hello there", line]) == "vLLM says: Hello there"
