@@ -151,7 +151,7 @@ class Tasks:
         states = await self._ask(credentials, lambda client: ask(client, [task_id]))
         return states[task_id]
 
-    async def close(self, patience: float = 5.0) -> None:
+    async def close(self, patience: float = 2.0) -> None:
         """Ends everything here within `patience` seconds. Tasks under way go on at their endpoints, and whoever waits
         for one is told so.
         """

@@ -34,6 +34,8 @@ from services.launcher.watcher import Delayed, Ended, Event, Failed, NodeSeen, R
 log = logging.getLogger(__name__)
 
 _TIDY: Final = 3600.0
+_NEWS: Final = 60.0
+"""Seconds that the end of a task may take to be heard of."""
 _HISTORY: Final = 30 * 86_400.0
 """Seconds that a start which is over stays listed."""
 _GONE: Final = Policy(max_workers=0)
@@ -239,6 +241,9 @@ class Keeper:
         found = launched(catalogue.endpoints.get(start.endpoint))
         automatic = found is not None and found[0].call_mode is CallMode.AUTO
         if outcome.kind == "router_unreachable" and automatic and start.live and not start.tasks:
+            if self._routers.was_away(self._config.attach_timeout_s + _NEWS):
+                # It may have been the router, and not the way to it; the next attempt tells.
+                return machine.task_ended(start, outcome, now)
             await self._store.set_task_mode(start.endpoint, self._held(), since=now)
             detail = f"{outcome.detail or 'its node cannot reach a router'}; from now on, calls travel as tasks"
             return machine.failed(start, now, detail, outcome=outcome.kind, counts=False)

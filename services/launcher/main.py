@@ -134,8 +134,7 @@ async def serve(
                 task.cancel()
             await asyncio.gather(working, stopping, return_exceptions=True)
             await keeper.close()
-            await server.stop(process.grace)
-            await bridge.close()
+            await asyncio.gather(server.stop(process.grace), bridge.close())  # both take as long as open calls do
             await queues.close()
             await tasks.close()
             await registry.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -45,8 +47,12 @@ class Sightings:
 class Routers:
     """All routers, by their addresses. To be entered."""
 
-    def __init__(self, addresses: Sequence[str], key: Callable[[], str]) -> None:
+    def __init__(
+        self, addresses: Sequence[str], key: Callable[[], str], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._key = key
+        self._clock = clock
+        self._away_at = -math.inf
         self._channels = {address: dial(address) for address in addresses}
         self._stubs = {
             address: session_pb2_grpc.SessionServiceStub(channel) for address, channel in self._channels.items()
@@ -83,6 +89,10 @@ class Routers:
         ]
         return merge(found, complete=None not in answers)
 
+    def was_away(self, within: float) -> bool:
+        """Whether a router did not answer us ourselves at some time within the last so many seconds."""
+        return self._clock() - self._away_at < within
+
     async def stop(self, places: Iterable[Place], why: str) -> None:
         """Asks a worker to finish its calls and end, at each router that has it. Does not raise: it is asked again."""
         for place in places:
@@ -109,6 +119,7 @@ class Routers:
             if address not in self._away:
                 log.warning("the router at %s does not tell of its workers: %s", address, _said(error))
             self._away.add(address)
+            self._away_at = self._clock()
             return None
         self._away.discard(address)
         return sessions

@@ -126,11 +126,15 @@ class Sessions:
     def __init__(self) -> None:
         self.latest = Sightings(complete=True)
         self.stopped: list[str] = []
+        self.away = False
 
     def see(self, workers: Mapping[str, Seen]) -> None:
         """These workers are attached, and no others."""
         places = {start: (Place("r", ENDPOINT, seen.instance),) for start, seen in workers.items()}
         self.latest = Sightings(complete=True, workers=workers, places=places)
+
+    def was_away(self, within: float) -> bool:
+        return self.away
 
     async def stop(self, places: Iterable[Place], why: str) -> None:
         self.stopped += [place.instance for place in places]

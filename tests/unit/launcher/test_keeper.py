@@ -312,3 +312,19 @@ async def test_while_globus_is_away_a_start_waits_and_says_so(launcher: Launcher
     await launcher.round(1)
     (start,) = await launcher.starts()
     assert (start.state, start.detail) == (StartState.PENDING, "Globus is away.")
+
+
+@pytest.mark.parametrize("router_was_away", [True, False])
+async def test_a_router_that_was_away_itself_makes_no_endpoint_one_of_tasks(
+    launcher: Launcher, router_was_away: bool
+) -> None:
+    launcher.site.endpoint(CallMode.AUTO)
+    launcher.site.sessions.away = router_was_away
+    await launcher.want(1)
+    await launcher.round()
+    launcher.site.globus.runs[0].answer.set_result({"outcome": "router_unreachable", "detail": "no route"})
+    await launcher.round(1)
+    await launcher.want(1)
+    await launcher.round(CONFIG.first_backoff_s)
+    first, second = await launcher.starts()
+    assert (first.state, first.counts, second.tasks) == (StartState.FAILED, router_was_away, not router_was_away)

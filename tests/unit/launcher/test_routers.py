@@ -2,7 +2,7 @@
 
 from weft.session.v1 import frame_pb2, session_pb2
 
-from services.launcher.routers import Place, merge
+from services.launcher.routers import Place, Routers, merge
 
 READY, STARTING = frame_pb2.WORKER_STATE_READY, frame_pb2.WORKER_STATE_STARTING
 
@@ -59,3 +59,14 @@ def test_a_worker_that_drains_drains() -> None:
 def test_a_worker_whose_job_ends_at_no_time_that_there_is_hides_no_other() -> None:
     workers = merge([at("r1", session("a", end=2**62)), at("r1", session("b", end=5000))], complete=True).workers
     assert (workers["a"].ready, workers["a"].job_end, workers["b"].job_end) == (True, None, 5000.0)
+
+
+async def test_a_router_that_does_not_answer_was_away_for_a_while_after() -> None:
+    now = [1000.0]
+    async with Routers(["127.0.0.1:1"], lambda: "key", clock=lambda: now[0]) as routers:
+        assert not routers.was_away(60)
+        assert not (await routers.look()).complete
+        now[0] += 59
+        assert routers.was_away(60)
+        now[0] += 1
+        assert not routers.was_away(60)
