@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from services.router.targets import Launchable, Server, Sought
+from services.router.targets import Launchable, Sought
 
 _DEFAULT_RETRY: Final = 30.0
 """Seconds after which to come back, where the launcher does not say."""
@@ -133,25 +133,11 @@ def wants(
     cold: ColdEndpoints,
     waiting: Mapping[Sought, int],
     launchable: Callable[[Sought], Sequence[Launchable]],
-    busy: Iterable[Launchable],
-    servers: Iterable[Server],
 ) -> Counter[str]:
-    """The calls that want a worker, by endpoint: those that wait, and beside them those that are open beyond what the
-    workers of an endpoint are to take at once, `calls_per_worker` each, of the endpoints in `busy`.
-    """
+    """The calls that wait for a worker, by endpoint. Those that are open the launcher sees itself, at all routers."""
     wanted: Counter[str] = Counter()
     for sought, count in waiting.items():
         chosen = cold.choose(launchable(sought))
         if chosen is not None:
             wanted[chosen.endpoint] += count
-    beyond = {one.endpoint: 0 for one in busy if not one.closed}
-    per_worker = {one.endpoint: one.policy.calls_per_worker for one in busy}
-    if beyond:
-        for server in servers:
-            if server.endpoint in beyond:
-                takes = per_worker[server.endpoint] if server.ready and not server.draining else 0
-                beyond[server.endpoint] += server.open_calls - takes
-    for endpoint, calls in beyond.items():
-        if calls > 0:
-            wanted[endpoint] += calls
     return wanted

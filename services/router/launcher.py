@@ -145,8 +145,7 @@ class Launcher:
     def _say_all(self) -> bool:
         """Says what the launcher has not heard; returns whether to look again soon, though nobody begins to wait."""
         roster, now = self._roster, time.monotonic()
-        busy = [one for one in roster.launchables if one.policy.calls_per_worker]
-        wanted = wants(self._cold, roster.waiting_calls.counts, roster.launchable, busy, roster.servers)
+        wanted = wants(self._cold, roster.waiting_calls.counts, roster.launchable)
         for endpoint in wanted.keys() | self._said.keys():
             waiting, said_at = wanted[endpoint], self._said.get(endpoint)
             if endpoint in self._saying or (waiting and said_at is not None and now < said_at + REPEAT - _EARLY):
@@ -157,7 +156,7 @@ class Launcher:
                 del self._said[endpoint]
             self._saying[endpoint] = task = asyncio.get_running_loop().create_task(self._say(endpoint, waiting))
             task.add_done_callback(lambda _, endpoint=endpoint: self._was_said(endpoint))  # type: ignore[misc]
-        return bool(wanted or self._said or busy)
+        return bool(wanted or self._said)
 
     def _was_said(self, endpoint: str) -> None:
         del self._saying[endpoint]

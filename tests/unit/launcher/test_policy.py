@@ -61,7 +61,9 @@ def test_the_minimum_is_started_at_once_in_slots_of_its_own() -> None:
     assert act(replace(COLD, min_workers=3, max_workers=4), live) == [Launch(0), Launch(2)]
 
 
-@pytest.mark.parametrize(("waiting", "open_calls", "expected"), [(0, 8, 0), (1, 8, 1), (9, 8, 2), (100, 8, 3)])
+@pytest.mark.parametrize(
+    ("waiting", "open_calls", "expected"), [(0, 8, 0), (0, 16, 1), (1, 8, 1), (9, 8, 2), (100, 8, 3)]
+)
 def test_calls_beyond_what_one_worker_is_to_take_start_more_up_to_the_maximum(
     waiting: int, open_calls: int, expected: int
 ) -> None:

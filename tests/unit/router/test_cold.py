@@ -8,8 +8,7 @@ import pytest
 
 from services.core.globus import GlobusFunction, LaunchPolicy
 from services.router.cold import ColdEndpoint, ColdEndpoints, StartState, wants
-from services.router.targets import Launchable, Server, Sought
-from tests.testing.streams import Answerer
+from services.router.targets import Launchable, Sought
 
 A, B, C = (f"clusters/{name}/endpoints/e" for name in "abc")
 M = Sought("m", "", "", "")
@@ -57,29 +56,7 @@ def test_the_calls_that_wait_want_a_worker_each_once():
     other = Sought("n", "", "", "")
     where = {M: (launchable(A), launchable(B)), other: (launchable(A),), Sought("x", "", "", ""): ()}
     counts = {M: 1000, other: 2, Sought("x", "", "", ""): 5}
-    assert wants(cold, counts, where.__getitem__, (), ()) == Counter({A: 1002})
-
-
-def server(endpoint: str, open_calls: int, *, ready: bool = True, draining: bool = False) -> Server:
-    return Server(endpoint, "i", Answerer(), {}, ready=ready, draining=draining, open_calls=open_calls)
-
-
-@pytest.mark.parametrize(
-    ("servers", "beyond"),
-    [
-        ([server(A, 4)], 0),
-        ([server(A, 7)], 3),
-        ([server(A, 7), server(A, 0)], 0),
-        ([server(A, 7), server(A, 0, ready=False)], 3),
-        ([server(A, 2, draining=True), server(A, 4)], 2),
-        ([server(B, 100)], 0),
-        ([], 0),
-    ],
-)
-def test_open_calls_beyond_what_workers_are_to_take_want_one_too(servers, beyond):
-    busy = [launchable(A, calls_per_worker=4), launchable(C, calls_per_worker=4, closed="shut")]
-    wanted = wants(ColdEndpoints(), {M: 10}, lambda _: (launchable(B),), busy, servers)
-    assert wanted == Counter({B: 10}) + Counter({A: beyond})
+    assert wants(cold, counts, where.__getitem__) == Counter({A: 1002})
 
 
 def test_what_changes_is_told_once():
