@@ -228,6 +228,11 @@ class DispatchedCall:
             roster.waiting_calls.add(self, sought)
 
     @property
+    def computing(self) -> bool:
+        """Whether a server has the call now."""
+        return self._attempt is not None
+
+    @property
     def size(self) -> int:
         """See `Waiter.size`."""
         return len(self.request.body)

@@ -86,9 +86,11 @@ class Gateway:
             log.warning("%d calls were still open after the grace of %.0f s", len(self._open), grace)
 
     async def close(self) -> None:
-        """Ends the calls that are still open."""
+        """Ends the calls that are still open. Those that no server has are to come again: the successor may serve
+        them.
+        """
         for call in list(self._open):
-            call.refuse(ServiceError(Reason.SHUTTING_DOWN))
+            call.refuse(ServiceError(Reason.SHUTTING_DOWN, retry_after=None if call.computing else 1.0))
         await asyncio.sleep(0)  # so that their last frames are queued
 
     def _admit(self) -> None:
@@ -154,6 +156,11 @@ class _GatewayCall:
         self._receiver: Receiver | None = receiver
         self._inner: Call | None = None
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def computing(self) -> bool:
+        """Whether a server has it."""
+        return isinstance(self._inner, DispatchedCall) and self._inner.computing
 
     def authenticate(self, credential: str | None) -> None:
         """Asks auth first."""

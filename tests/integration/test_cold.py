@@ -31,12 +31,17 @@ QUEUED = "its job is third in the queue of 'clusters/local', expected to start a
 
 @contextlib.asynccontextmanager
 async def cold_mesh(
-    start_mesh: StartMesh, launcher: FakeLauncher, model: str = MODEL, **router: Any
+    start_mesh: StartMesh, launcher: FakeLauncher, model: str = MODEL, grace: float = 10.0, **router: Any
 ) -> AsyncIterator[Mesh]:
     """A mesh whose one endpoint has no worker, and workers can be started for it."""
     settings = {"launcher_address": launcher.address, "settle_s": 0.0, **router}
     mesh = await start_mesh(
-        workers=0, endpoints=(), router=settings, facade={}, registry={"seed": {"clusters": ["clusters/local"]}}
+        workers=0,
+        endpoints=(),
+        router=settings,
+        facade={"wait_for_router_s": 20},
+        registry={"seed": {"clusters": ["clusters/local"]}},
+        grace=grace,
     )
     endpoint = resources_pb2.Endpoint(name=ENDPOINT, models=[resources_pb2.ModelBinding(model=model)])
     endpoint.globus.launch.start_worker.endpoint_uuid = "e"
@@ -262,6 +267,19 @@ async def test_a_launcher_that_is_away_and_comes_back(start_mesh: StartMesh, lau
         await launcher.stop()
         mesh.launch_worker(endpoint=ENDPOINT)
         assert await call.ending() == WHOLE
+
+
+async def test_a_call_that_waits_goes_on_to_the_routers_successor(
+    start_mesh: StartMesh, launcher: FakeLauncher
+) -> None:
+    async with cold_mesh(start_mesh, launcher, grace=0.5) as mesh:
+        calls = [Call(mesh, stream=stream) for stream in (True, False)]
+        await until_waiting(mesh, 2)
+        assert await mesh.router.terminate() == 0
+        await mesh.router.start()
+        await until_waiting(mesh, 2)
+        mesh.launch_worker(endpoint=ENDPOINT)
+        assert [await call.ending() for call in calls] == [WHOLE, WHOLE]
 
 
 async def test_a_call_that_leaves_is_wanted_no_more(start_mesh: StartMesh, launcher: FakeLauncher) -> None:

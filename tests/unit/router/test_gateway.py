@@ -323,13 +323,18 @@ async def test_draining_lets_open_calls_finish_and_takes_no_more():
 
 async def test_closing_ends_the_calls_that_are_left():
     setting = Setting()
+    setting.server.max_calls = 1
     answering, _ = setting.open(request())
+    await asyncio.sleep(0)
+    waiting, _ = setting.open(request())
     setting.principals.answering.clear()
     asking, _ = setting.open(request(key="Bearer some"))
     await asyncio.sleep(0)
     await setting.gateway.drain(grace=0)
     await setting.gateway.close()
-    assert (answering.reason, asking.reason) == (Reason.SHUTTING_DOWN, Reason.SHUTTING_DOWN)
+    ends = [answer.ends[0] for answer in (answering, waiting, asking)]
+    assert [error and error.reason for error in ends] == [Reason.SHUTTING_DOWN] * 3
+    assert [error and error.retry_after for error in ends] == [None, 1.0, 1.0], "what no server has may come again"
     assert setting.answerer.calls[0].cancelled
     assert setting.gateway.open_calls == 0
 
