@@ -32,6 +32,9 @@ def list_(
     """List starts, newest first."""
     request = launcher_pb2.ListStartsRequest(endpoint=endpoint, show_ended=ended, page_size=limit)
     found = _call("ListStarts", request).starts
+    if not (found or ended or as_json):
+        print("No start is under way; --ended lists those that are over.")
+        return
     print_list(found, ("Name", "Endpoint", "Slot", "State", "What is known"), _row, as_json)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from services.launcher.policy import Backoff, Policy, span
+from services.launcher.policy import Backoff, Policy
 from services.launcher.starts import Start, StartState
 
 _RETRY: Final[Mapping[StartState, int]] = {
@@ -45,10 +45,10 @@ def describe(
     if policy.closed:
         return EndpointState(endpoint, None, policy.closed, 0, tasks, failed=True)
     if now < resting.until:
-        left = math.ceil(resting.until - now)
         tries = "the last attempt" if resting.failures == 1 else f"the last {resting.failures} attempts"
-        detail = f"{tries} to start a worker failed: {resting.why.rstrip('.')}; the next one is in {span(left)}"
-        return EndpointState(endpoint, None, detail, left, tasks, failed=True)
+        at = f"{datetime.fromtimestamp(resting.until):%H:%M:%S}"
+        detail = f"{tries} to start a worker failed: {resting.why.rstrip('.')}; the next one is at {at}"
+        return EndpointState(endpoint, None, detail, _until(resting.until, now), tasks, failed=True)
     return EndpointState(endpoint, None, "no worker is running; a call starts one", 0, tasks)
 
 
@@ -68,8 +68,17 @@ def _sentence(start: Start, endpoint: str) -> str:
 
 def _retry(start: Start, now: float) -> int:
     if start.state is StartState.QUEUED and start.expected_start is not None:
-        return min(max(math.ceil(start.expected_start - now), 1), _RETRY_LONGEST)
+        return min(_until(start.expected_start, now), _RETRY_LONGEST)
     return _RETRY.get(start.state, 0)
+
+
+def _until(time: float, now: float) -> int:
+    """Seconds until then, rounded up to steps: what counts down by the second would be news by the second,
+    for every router and for every call that waits there.
+    """
+    left = max(math.ceil(time - now), 1)
+    step = 10 if left <= 120 else 60
+    return math.ceil(left / step) * step
 
 
 def ordinal(number: int) -> str:

@@ -28,6 +28,7 @@ def test_a_place_in_the_queue_and_the_expected_start_are_told() -> None:
     state = describe(ENDPOINT, Policy(), [start], Backoff(), at - 90, tasks=True)
     assert state.detail == "its job is third in the queue of 'clusters/sophia', expected to start at 14:05"
     assert (state.retry_after, state.state, state.tasks) == (90, StartState.QUEUED, True)
+    assert describe(ENDPOINT, Policy(), [start], Backoff(), at - 81, tasks=True) == state, "a second more is no news"
     without = msgspec.structs.replace(start, queue_position=0)
     assert told(without).detail == "in the queue"
 
@@ -40,14 +41,17 @@ def test_the_farthest_start_speaks_and_one_that_leaves_only_for_want_of_another(
 
 
 def test_a_pause_after_failures_is_told_as_failed_with_its_rest() -> None:
-    state = told(resting=Backoff(2, NOW + 119.5, "no GPU was found."))
+    until = datetime(2026, 11, 21, 14, 5, 30).timestamp()
+    resting = Backoff(2, until, "no GPU was found.")
+    state = describe(ENDPOINT, Policy(), [], resting, until - 119.5, tasks=False)
     assert state == EndpointState(
         ENDPOINT,
         None,
-        "the last 2 attempts to start a worker failed: no GPU was found; the next one is in 2 minutes",
+        "the last 2 attempts to start a worker failed: no GPU was found; the next one is at 14:05:30",
         120,
         failed=True,
     )
+    assert describe(ENDPOINT, Policy(), [], resting, until - 111, tasks=False) == state, "a second more is no news"
     assert not told(resting=Backoff(2, NOW, "no GPU was found")).failed
     assert not told(FRESH, resting=Backoff(2, NOW + 60, "x")).failed, "one is under way"
 
