@@ -20,7 +20,7 @@ from weft.session.v1 import frame_pb2, session_pb2, session_pb2_grpc
 from services.core.errors import Reason, ServiceError
 from services.core.inference import Inference
 from services.rpc.channel import bearer
-from services.rpc.errors import from_rpc_error
+from services.rpc.errors import from_rpc_error, is_ours
 from services.rpc.limits import MuxLimits
 from services.rpc.link import Link
 from services.rpc.remote import Way, explain
@@ -216,11 +216,13 @@ class Attachment:
 
     def _refusal(self, error: grpc.RpcError) -> ServiceError:
         why = from_rpc_error(error, unavailable=Reason.ROUTER_UNAVAILABLE)
-        if why.reason in HOPELESS:
-            return RefusedError(why.reason, why.message, param=why.param)
         if why.reason is Reason.ROUTER_UNAVAILABLE and isinstance(error, grpc.aio.AioRpcError):
             return explain(self.router, error.details() or "")
-        return why
+        if not is_ours(error):
+            # What stands before the router may think otherwise in a moment: no refusal for good.
+            message = f"Something on the way to the router at {self.router} refuses us: {why.message}"
+            return ServiceError(Reason.ROUTER_UNAVAILABLE, message)
+        return RefusedError(why.reason, why.message, param=why.param) if why.reason in HOPELESS else why
 
     def _attached(self, router: str) -> None:
         self._attached_once = True

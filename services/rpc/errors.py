@@ -58,6 +58,12 @@ def from_rpc_error(error: grpc.RpcError, *, unavailable: Reason) -> ServiceError
     return ServiceError(_BY_CODE.get(error.code().value[0], Reason.INTERNAL), details)
 
 
+def is_ours(error: grpc.RpcError) -> bool:
+    """Whether the server that answered is one of Weft's: a load balancer on the way refuses with the same statuses."""
+    trailing = error.trailing_metadata() if isinstance(error, grpc.aio.AioRpcError) else None
+    return any(key == ERROR_METADATA for key, _ in trailing or ())
+
+
 # For servers that are not ours, or that fail below our code: the first reason of the catalogue with that status.
 _BY_CODE = {
     code.value: next(reason for reason, kind in CATALOGUE.items() if kind.grpc is code)
