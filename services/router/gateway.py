@@ -89,7 +89,7 @@ class Gateway:
         """Ends the calls that are still open. Those that no server has are to come again: the successor may serve
         them.
         """
-        for call in list(self._open):
+        for call in sorted(self._open, key=lambda call: call.computing):  # a place that is freed is nobody's any more
             call.refuse(ServiceError(Reason.SHUTTING_DOWN, retry_after=None if call.computing else 1.0))
         await asyncio.sleep(0)  # so that their last frames are queued
 
