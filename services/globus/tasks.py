@@ -36,6 +36,7 @@ _SMALL: Final = 80 * 1024
 _BATCH: Final = 128
 """Tasks that are submitted together: 128 of 80 KiB stay within the 10 MiB of one submission. Larger ones go alone."""
 _ATTEMPTS: Final = 3
+_AT_ONCE: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class _Flight:
     future: Future[Any] | None = None
     seat: Seat | None = None
     task_id: str = ""
-    lost: bool = False
+    lost_at: float | None = None
     attempts: int = 0
     looked_at: float = 0.0
 
@@ -267,7 +268,7 @@ class Tasks:
 
     def _lose(self, flight: _Flight) -> None:
         self._leave_seat(flight)
-        flight.lost = True
+        flight.lost_at = self._loop.time()
 
     def _leave_seat(self, flight: _Flight) -> None:
         seat, flight.seat, flight.future = flight.seat, None, None
@@ -303,23 +304,33 @@ class Tasks:
         self._seats.close_idle(now - self._limits.idle)
         due: dict[str, dict[str, _Flight]] = {}
         for flight in self._flights:
-            if flight.task_id and (flight.lost or now - flight.looked_at >= self._limits.quiet):
+            if flight.task_id and now - flight.looked_at >= self._pause(flight, now):
                 flight.looked_at = now
                 due.setdefault(flight.key.credentials, {})[flight.task_id] = flight
         await asyncio.gather(*(self._inquire(credentials, flights) for credentials, flights in due.items()))
 
+    def _pause(self, flight: _Flight, now: float) -> float:
+        """Seconds between two questions. Of a task whose stream is lost, more and more: one of days is in no hurry, and
+        there may be hundreds.
+        """
+        quiet = self._limits.quiet
+        return quiet if flight.lost_at is None else min((now - flight.lost_at) / 10, quiet)
+
     async def _inquire(self, credentials: str, flights: Mapping[str, _Flight]) -> None:
-        try:
-            states = await self._ask(credentials, lambda client: ask(client, list(flights)))
-        except GlobusError as error:
-            if self._trouble != (said := str(error)):  # once, however long it is away
-                log.warning("%d tasks under way could not be asked for: %s", len(flights), said)
-            self._trouble = said
-            return
-        self._trouble = ""
-        for task_id, state in states.items():
-            if not state.pending and flights[task_id] in self._flights:
-                self._land(flights[task_id], state.error, state.result)
+        asked = list(flights)
+        for first in range(0, len(asked), _AT_ONCE):  # in turns: others have questions too, for the same thread
+            some = asked[first : first + _AT_ONCE]
+            try:
+                states = await self._ask(credentials, partial(ask, task_ids=some))
+            except GlobusError as error:
+                if self._trouble != (said := str(error)):  # once, however long it is away
+                    log.warning("%d tasks under way could not be asked for: %s", len(flights), said)
+                self._trouble = said
+                return
+            self._trouble = ""
+            for task_id, state in states.items():
+                if not state.pending and flights[task_id] in self._flights:
+                    self._land(flights[task_id], state.error, state.result)
 
     async def _ask(self, credentials: str, question: Callable[[Client], T]) -> T:
         client = await self._client(credentials)

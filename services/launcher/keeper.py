@@ -133,7 +133,8 @@ class Keeper:
             self._fence = fence
             await self._lead(catalogue, policies, now)
         starts = self._starts.values() if fence is not None else await self._store.unsettled()
-        await self._tell(catalogue, policies, [start for start in starts if start.live], now)
+        # By now it is later, and what ended meanwhile is not to lie ahead.
+        await self._tell(catalogue, policies, [start for start in starts if start.live], self._clock())
 
     async def _lead(self, catalogue: Catalogue, policies: Mapping[str, Policy], now: float) -> None:
         self._starts = {start.id: start for start in await self._store.unsettled()}

@@ -20,7 +20,9 @@ log = logging.getLogger(__name__)
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 60.0
 _FOLLOW: Final = 10.0
-"""Seconds between two questions about a task that another process submitted, or another run of this one."""
+"""Seconds between the first two questions about a task that another process submitted, or another run of this one; of
+hundreds that run for days, each is asked for less and less often."""
+_LONGEST_FOLLOW: Final = 60.0
 _STOP: Final = 15.0
 """Seconds between the first two attempts to have a node end its vLLM; the others come later and later."""
 _LONGEST_STOP: Final = 300.0
@@ -145,6 +147,7 @@ async def follow(tasks: TaskRunner, credentials: str, task: str, tell: Tell, *, 
             if said != (said := str(error)):
                 log.warning("cannot ask how task %s is: %s", task, said)
         await asyncio.sleep(interval)
+        interval = min(1.5 * interval, _LONGEST_FOLLOW)
 
 
 async def stop_node(tasks: TaskRunner, start: Start, prepare: Prepare, *, interval: float = _STOP) -> None:

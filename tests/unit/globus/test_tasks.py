@@ -242,11 +242,30 @@ async def test_a_task_whose_results_stream_is_lost_is_asked_for(world: World) ->
     assert not world.client._task_status_table, "the SDK keeps every result"
 
 
+async def test_a_task_that_was_lost_long_ago_is_asked_for_less_often(world: World) -> None:
+    task = await world.start()
+    world.executors[0].accept("task-1")
+    world.executors[0].futures[0].set_exception(RuntimeError("the stream broke"))
+    await world.until(lambda: all(flight.lost_at for flight in world.tasks._flights))
+    world.client.tasks["task-1"] = {"pending": True}
+    (flight,) = world.tasks._flights
+    await world.tasks.look()
+    assert flight.lost_at is not None
+    for ago, asked in [(100.0, 1), (10_000.0, 1)]:  # it was asked for just now
+        flight.lost_at = world.tasks._loop.time() - ago
+        await world.tasks.look()
+        assert len(world.client.asked) == asked
+    flight.looked_at -= TaskLimits().quiet
+    await world.tasks.look()
+    assert len(world.client.asked) == 2
+    task.cancel()
+
+
 async def test_a_service_that_is_away_is_told_of_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
     task = await world.start()
     world.executors[0].accept("task-1")
     world.executors[0].futures[0].set_exception(RuntimeError("the stream broke"))
-    await world.until(lambda: all(flight.lost for flight in world.tasks._flights))
+    await world.until(lambda: all(flight.lost_at for flight in world.tasks._flights))
     for answer, told in [(OSError("away"), 1), (OSError("away"), 1), ({"pending": True}, 1), (OSError("away"), 2)]:
         world.client.tasks["task-1"] = answer
         await world.tasks.look()
@@ -316,7 +335,7 @@ async def test_beyond_the_bound_the_longest_unused_executor_goes_and_its_tasks_a
     await world.until(lambda: all(flight.task_id for flight in world.tasks._flights))
     other = await world.start(function="g")
     await world.until(first.abandoned.is_set)
-    await world.until(lambda: any(flight.lost for flight in world.tasks._flights))
+    await world.until(lambda: any(flight.lost_at for flight in world.tasks._flights))
     world.client.tasks["task-1"] = {"pending": False, "status": "success", "result": 7}
     await world.tasks.look()
     assert await task == 7
