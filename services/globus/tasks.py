@@ -314,7 +314,7 @@ class Tasks:
         there may be hundreds.
         """
         quiet = self._limits.quiet
-        return quiet if flight.lost_at is None else min((now - flight.lost_at) / 10, quiet)
+        return quiet if flight.lost_at is None else min(max(now - flight.lost_at - quiet, 0.0) / 10, quiet)
 
     async def _inquire(self, credentials: str, flights: Mapping[str, _Flight]) -> None:
         asked = list(flights)

@@ -251,13 +251,13 @@ async def test_a_task_that_was_lost_long_ago_is_asked_for_less_often(world: Worl
     (flight,) = world.tasks._flights
     await world.tasks.look()
     assert flight.lost_at is not None
-    for ago, asked in [(100.0, 1), (10_000.0, 1)]:  # it was asked for just now
+    for ago, asked in [(30.0, 2), (1000.0, 2), (10_000.0, 2)]:  # a young one at once, an old one later
         flight.lost_at = world.tasks._loop.time() - ago
         await world.tasks.look()
         assert len(world.client.asked) == asked
     flight.looked_at -= TaskLimits().quiet
     await world.tasks.look()
-    assert len(world.client.asked) == 2
+    assert len(world.client.asked) == 3
     task.cancel()
 
 
