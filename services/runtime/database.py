@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from services.core.errors import Reason, ServiceError
@@ -70,7 +71,7 @@ def explained(reason: Reason, message: str) -> Iterator[None]:
         yield
     except (IntegrityError, ProgrammingError):
         raise
-    except (DBAPIError, OSError) as error:
+    except (DBAPIError, PoolTimeoutError, OSError) as error:
         raise ServiceError(reason, message) from error
 
 
