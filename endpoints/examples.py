@@ -5,8 +5,10 @@ them anew.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from endpoints.functions import read_functions
+from endpoints.job import LAUNCH_SCRIPT
 from endpoints.reading import HERE, read_tree
 from endpoints.render import Order, Rendered, render
 from endpoints.writing import write
@@ -29,6 +31,17 @@ def examples() -> Iterator[Rendered]:
         yield render(order, functions)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Writes them all. The script is a link to the one, where an endpoint's own folder has a copy."""
     for example in examples():
-        write(example, FOLDER / example.name, force=True)
+        folder = FOLDER / example.name
+        if LAUNCH_SCRIPT in example.files:
+            (folder / LAUNCH_SCRIPT).unlink(missing_ok=True)
+        write(example, folder, force=True)
+        if LAUNCH_SCRIPT in example.files:
+            (folder / LAUNCH_SCRIPT).unlink()
+            (folder / LAUNCH_SCRIPT).symlink_to(Path("..", "..", LAUNCH_SCRIPT))
+
+
+if __name__ == "__main__":
+    main()
