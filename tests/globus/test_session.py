@@ -107,9 +107,9 @@ async def test_a_job_that_is_cancelled_in_mid_stream_ends_its_streams_visibly_an
 async def test_a_job_comes_to_its_end_and_its_successor_was_there_before(
     start_chain: StartChain, make_agent: MakeAgent, slurm: Slurm
 ) -> None:
-    """A job of two minutes; its worker drains for the last 40 seconds, the next is started 30 before that."""
+    """A job of two minutes; its worker drains for the last 20 seconds, the next is started 80 before that."""
     agent = make_agent("slurm-brief", "slurm", real=False, environ=slurm.environ, walltime="00:02:00")
-    chain = await start_chain(launcher={"replace_before_s": 70.0, "drain_before_s": 40.0})
+    chain = await start_chain(launcher={"replace_before_s": 100.0, "drain_before_s": 20.0})
     await chain.endpoint("brief", agent, SIM_MODEL, min_workers=1, max_workers=1)
     (first,) = await chain.until_states("ready")
     assert first.job_end_time.seconds > 0
