@@ -24,7 +24,8 @@ async def test_a_refusal_is_told(
     start_chain: StartChain, hosted: Hosted, probing: EndpointAgent, by_service: bool
 ) -> None:
     hosted.set(enforce_allow_lists=by_service)
-    chain = await start_chain(router={"cold_start_patience_s": 60.0})
+    # The next attempt is farther away than the call's patience goes, so it is told at once.
+    chain = await start_chain(launcher={"first_backoff_s": 300.0}, router={"cold_start_patience_s": 60.0})
     endpoint = await chain.endpoint(f"probing-{by_service}".lower(), probing, SIM_MODEL)
     call = Call(chain.mesh, stream=False)
     starts = await chain.mesh.until(
