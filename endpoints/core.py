@@ -36,6 +36,10 @@ def core_config(name: str, site: Site, settings: Settings, functions: Functions 
     }
     config.update({key: value for key, value in optional.items() if value})
     if settings.identity_mapping is not None:
+        if settings.email is None:
+            raise EndpointFilesError(
+                "identity_mapping makes a multi-user endpoint, which its agent starts only with a contact; set email."
+            )
         config["identity_mapping_config_path"] = f"{folder}/{IDENTITY_MAPPING}"
     if settings.pam_service is not None:
         config["pam"] = {"enable": True, "service_name": settings.pam_service}

@@ -29,6 +29,8 @@ def user_config_template(
         "idle_heartbeats_soft": soft,
         "idle_heartbeats_hard": hard,
     }
+    if (port := settings.amqp_port or site.amqp_port) is not None:
+        config["amqp_port"] = port  # a user endpoint reads it here, and not in config.yaml
     if settings.debug:
         config["debug"] = True
     config["engine"] = _engine(site, model, settings, folder)
@@ -78,6 +80,8 @@ def _engine(site: Site, model: Model | None, settings: Settings, folder: str) ->
     # Those who wait for vLLM need no core of their own; by default the agent gives each one.
     engine["cores_per_worker"] = 0.001
     engine["max_retries_on_system_failure"] = 0
+    # By default a job that was cancelled is given tasks for two minutes more, the next start among them.
+    engine["heartbeat_period"], engine["heartbeat_threshold"] = 10, 45
     engine["job_status_kwargs"] = {"max_idletime": 60.0, "strategy_period": 5.0}
     if settings.serializers:
         engine["allowed_serializers"] = list(settings.serializers)

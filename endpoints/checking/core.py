@@ -148,6 +148,10 @@ class CoreConfig:
                 remedy = "render with identity_mapping"
                 yield Finding(CONFIG, 0, "identity_mapping_config_path", problem, remedy)
             return
+        if not self.tree.get("email"):
+            at = self._at("identity_mapping_config_path")
+            problem = "is missing: root's agent does not start a multi-user endpoint without a contact"
+            yield Finding(CONFIG, at, "email", problem, "set it to the administrators' address")
         path = self.path("identity_mapping_config_path", "identity_mapping.json")
         if not path.exists():
             return

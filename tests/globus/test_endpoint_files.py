@@ -205,6 +205,7 @@ def test_the_launch_script_is_clean_to_shellcheck() -> None:
 
 
 MULTI_USER = {
+    "email": "compute@example.edu",
     "identity_mapping": {"domains": ["example.edu"]},
     "site": {"address": {"interface": None, "ip": "127.0.0.1"}},
 }
@@ -459,6 +460,14 @@ BROKEN: list[tuple[str, str, Callable[[Path], None], str, str, str]] = [
         MAPPING,
         '"match"',
         "everybody fits",
+    ),
+    (
+        "no contact",
+        "multi-user",
+        change(CONFIG, "email: compute@example.edu\n", ""),
+        CONFIG,
+        "identity_mapping_config_path:",
+        "without a contact",
     ),
     ("mapping missing", "multi-user", remove(MAPPING), CONFIG, "identity_mapping_config_path:", "does not exist"),
     (

@@ -137,8 +137,12 @@ def test_every_site_that_comes_with_weft_is_well_formed() -> None:
         (Order("local", "opt-125m", overrides=[*ANY, "audit_log=/a"]), "high_assurance=true"),
         (Order("local", "opt-125m", overrides=[*ANY, "high_assurance=true"]), "needs subscription_id"),
         (Order("local", "opt-125m", overrides=[*ANY, "admins=[a]"]), "set subscription_id"),
-        (Order("local", "opt-125m", overrides=[*ANY, "identity_mapping={}"]), "maps nobody"),
-        (Order("local", "opt-125m", overrides=[*ANY, "identity_mapping={users: {a@b: root}}"]), "makes somebody root"),
+        (Order("local", "opt-125m", overrides=[*ANY, "email=a@b", "identity_mapping={}"]), "maps nobody"),
+        (
+            Order("local", "opt-125m", overrides=[*ANY, "email=a@b", "identity_mapping={users: {a@b: root}}"]),
+            "makes somebody root",
+        ),
+        (Order("local", "opt-125m", overrides=[*ANY, "identity_mapping={domains: [b]}"]), "set email"),
         (Order("local", "opt-125m", overrides=[*ANY, "site.container={type: docker}"]), "must name the image"),
         (
             Order("local", "opt-125m", overrides=[*ANY, "site.container={type: docker, uri: 'a b'}"]),

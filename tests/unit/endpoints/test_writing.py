@@ -29,7 +29,7 @@ def test_rendering_the_same_again_writes_nothing_even_where_it_is_registered(tmp
 
 def test_a_change_before_registration_is_written(tmp_path: Path) -> None:
     write(rendered(), tmp_path)
-    assert [path.name for path in write(rendered("amqp_port=5671"), tmp_path)] == ["config.yaml"]
+    assert [path.name for path in write(rendered("display_name=Another"), tmp_path)] == ["config.yaml"]
 
 
 def test_a_registered_endpoint_changes_by_force_alone_and_stays_registered(tmp_path: Path) -> None:
@@ -39,10 +39,10 @@ def test_a_registered_endpoint_changes_by_force_alone_and_stays_registered(tmp_p
     with pytest.raises(
         EndpointFilesError, match=r"registered endpoint, and would change in config\.yaml; give --force"
     ):
-        write(rendered("amqp_port=5671"), tmp_path)
+        write(rendered("display_name=Another"), tmp_path)
     assert (tmp_path / "config.yaml").read_text() == before
-    write(rendered("amqp_port=5671"), tmp_path, force=True)
-    assert "5671" in (tmp_path / "config.yaml").read_text()
+    write(rendered("display_name=Another"), tmp_path, force=True)
+    assert "Another" in (tmp_path / "config.yaml").read_text()
     assert (tmp_path / "endpoint.json").read_text() == '{"endpoint_id": "1"}'
 
 
