@@ -60,7 +60,7 @@ def inference(request: dict[str, Any]) -> dict[str, Any]:
         folder = _slot_folder(str(request.get("endpoint") or ""), request.get("slot"))
         control = request.get("control")
         if control == "state":
-            return _state(folder, request.get("api_port"))
+            return _state(folder, request.get("api_port"), str(request.get("start") or ""))
         if control == "stop":
             return {"stopped": _stop(folder, str(request.get("start") or ""))}
         if control is not None:
@@ -282,11 +282,14 @@ def _words(why: BaseException) -> str:
 # Control
 
 
-def _state(folder: Path, api_port: Any) -> dict[str, Any]:
+def _state(folder: Path, api_port: Any, start: str) -> dict[str, Any]:
+    server = _server(folder)
+    if start and server is not None and server.get("start") not in ("", None, start):
+        return {"state": "none", "detail": "Another start's vLLM still runs here."}
     url, detail = _url(folder, api_port)
     if not url:
         return {"state": "none", "detail": detail}
-    known = _server(folder) is not None
+    known = server is not None
     try:
         connection = _connect(url, 5.0)
         try:

@@ -65,10 +65,12 @@ class Outlook:
 class ColdEndpoints:
     """The states of the endpoints, by name. What is not there is not known: the launcher is away, or has yet to say.
 
-    `changed` is called with the names of those that are in another state.
+    `changed` is called with the names of those that are in another state. `unheard` tells that no launcher has answered
+    since this router began, though it had time: most likely none runs, and nothing will start a worker.
     """
 
     def __init__(self) -> None:
+        self.unheard = False
         self.changed: Callable[[frozenset[str]], None] = lambda endpoints: None
         self._known: dict[str, ColdEndpoint] = {}
 
@@ -87,6 +89,11 @@ class ColdEndpoints:
                 self._known[name] = state
         if other:
             self.changed(other)
+
+    def give_up(self, endpoints: frozenset[str]) -> None:
+        """No launcher answers, and none has: calls for these need not wait for one."""
+        self.unheard = True
+        self.changed(endpoints)
 
     def replace(self, states: Mapping[str, ColdEndpoint]) -> None:
         """These are all that there are; none, when the launcher is away."""
@@ -107,6 +114,8 @@ class ColdEndpoints:
 
     def hopeless(self, launchable: Sequence[Launchable], within: float) -> bool:
         """Whether no worker is tried to be started anywhere within so many seconds."""
+        if self.unheard:
+            return True
         known = [self._known.get(one.endpoint) for one in launchable if not one.closed]
         return all(state is not None and state.failed and state.retry_after > within for state in known)
 
@@ -116,6 +125,8 @@ class ColdEndpoints:
         if chosen is None:
             return Outlook("waiting", "no worker serves it at present", 5.0)
         known = self._known.get(chosen.endpoint)
+        if self.unheard:
+            return Outlook("waiting", "the launcher, which would start one, does not answer", _DEFAULT_RETRY)
         if known is None:
             return Outlook("waiting", "how far the start of a worker is, is not known at present", _DEFAULT_RETRY)
         retry_after = known.retry_after or _DEFAULT_RETRY

@@ -28,6 +28,8 @@ FIRST_BACKOFF: Final = 0.1
 LONGEST_BACKOFF: Final = 2.0
 SILENCE: Final = 15.0
 """Seconds without a message after which the launcher is taken for dead; it sends one every five at least."""
+UNHEARD: Final = 20.0
+"""Seconds after which a launcher that has never answered is taken for one that does not run."""
 REPEAT: Final = 3.0
 """Seconds after which a want is said again; the launcher forgets one that is not."""
 _WANT_TIMEOUT: Final = 5.0
@@ -66,6 +68,7 @@ class Launcher:
         self._saying: dict[str, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._tasks: list[asyncio.Task[None]] = []
+        self._giving_up: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Begins, as soon as the catalogue has an endpoint that workers are started for."""
@@ -83,6 +86,7 @@ class Launcher:
 
     async def close(self) -> None:
         """Says that nobody waits here any more, and ends."""
+        self._stop_giving_up()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._saying.values(), return_exceptions=True)
@@ -93,6 +97,8 @@ class Launcher:
 
     async def _watch_on(self) -> None:
         said, backoff = "", FIRST_BACKOFF
+        await self._needed.wait()
+        self._giving_up = asyncio.get_running_loop().call_later(UNHEARD, self._give_up)
         while True:
             await self._needed.wait()
             try:
@@ -112,6 +118,13 @@ class Launcher:
             self._cold.replace({})
             await asyncio.sleep(backoff * random.uniform(0.5, 1.0))
 
+    def _stop_giving_up(self) -> None:
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+
+    def _give_up(self) -> None:
+        self._cold.give_up(frozenset(one.endpoint for one in self._roster.launchables))
+
     async def _watch(self) -> None:
         # A connection of its own each time: gRPC would otherwise hand the dead one of a silent host out again.
         options = (*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
@@ -129,6 +142,8 @@ class Launcher:
                 else:
                     log.info("watching the launcher", extra={"address": self._address})
                     self.connected = True
+                    self._stop_giving_up()
+                    self._cold.unheard = False
                     self._cold.replace(states)
                     self._said.clear()  # it may be another that knows nothing of what waits
                     self._stirred.set()

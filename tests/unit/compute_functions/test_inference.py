@@ -240,6 +240,8 @@ def test_control_tells_the_state(slot: Path) -> None:
     with listening(answer_of(b"")) as it:
         runs(slot, it.url)
         assert inference(asked) == {"state": "ready", "detail": f"vLLM at {it.url} is well."}
+        assert inference({**asked, "start": "starts/s"})["state"] == "ready"
+        assert inference({**asked, "start": "starts/next"})["state"] == "none", "another start's is not one's own"
         runs(slot, it.url, state="stopping")
         assert inference(asked)["state"] == "none"
         ended = subprocess.Popen(["true"])

@@ -204,6 +204,18 @@ def test_a_start_that_has_failed_and_is_not_tried_in_time_is_not_waited_for():
     bench.assert_over()
 
 
+def test_where_no_launcher_has_ever_answered_nobody_waits_for_it():
+    bench = Bench()
+    answer, _ = bench.call()
+    bench.cold.give_up(frozenset({COLD}))
+    assert answer.error is not None
+    assert answer.reason is Reason.NO_WORKER
+    assert "the launcher, which would start one, does not answer" in answer.error.message
+    late, _ = bench.call()
+    assert late.reason is Reason.NO_WORKER
+    bench.assert_over()
+
+
 def test_an_endpoint_for_one_principal_is_not_started_for_another():
     bench = Bench(serves="users/a")
     own, call = bench.call(caller="users/a")
