@@ -232,6 +232,8 @@ async def start_chain(start_mesh: StartMesh, hosted: Hosted, functions: Path) ->
     chains: list[Chain] = []
 
     async def start(cluster: dict[str, str] | None = None, **options: Any) -> Chain:
+        for slurm in _clusters:
+            slurm.clear()  # of jobs that tests without a chain have left idle
         launcher = {**QUICK, **options.pop("launcher", {})}
         mesh = await start_mesh(workers=0, services=WITH_LAUNCHER, endpoints=(), launcher=launcher, **options)
         chains.append(Chain(mesh, hosted, functions))

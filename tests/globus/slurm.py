@@ -87,10 +87,13 @@ class Slurm:
             if states == ["idle"]:
                 break
 
-    def jobs(self) -> list[dict[str, Any]]:
-        """The jobs that wait or run, as `squeue --json` tells them."""
+    def jobs(self, name: str = "") -> list[dict[str, Any]]:
+        """The jobs that wait or run, as `squeue --json` tells them; those of one name, as others' tests may leave idle
+        ones behind for a minute.
+        """
         told: list[dict[str, Any]] = json.loads(self._run("squeue", "--json"))["jobs"]
-        return [job for job in told if job["job_state"] in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")]
+        there = [job for job in told if job["job_state"] in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")]
+        return [job for job in there if name in ("", job["name"])]
 
     def until_running(self, job: int) -> None:
         """Waits until a job runs."""

@@ -20,7 +20,8 @@ from tests.testing.parts import need_part
 from tests.vllm.processes import Deadline
 from tests.vllm.rows.row import CHAT_MODEL
 
-REQUESTS = 120
+REQUESTS = 360
+"""More than are answered between the wish to cancel the job and its end, on a machine with nothing else to do."""
 BATCH_SECONDS = 240
 """Two starts of vLLM, and what it says, on two cores that do other things too."""
 
