@@ -34,7 +34,7 @@ BY_TASK: Final = "bench/task"
 STARTED: Final = "clusters/bench/endpoints/started"
 TASKS: Final = "clusters/bench/endpoints/tasks"
 
-_OFTEN: Final = {"tick_s": 0.1}
+_OFTEN: Final = {"tick_s": 0.5}
 """So often does the launcher look: its times are to say when something happened, and not when it looked."""
 
 
