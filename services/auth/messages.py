@@ -8,14 +8,8 @@ from weft.auth.v1 import auth_pb2
 
 from services.auth.keys import Key
 from services.core.errors import Reason, ServiceError
-from services.core.principal import Permissions, Principal, Role
-
-
-def to_principal_proto(principal: Principal) -> auth_pb2.Principal:
-    """A principal, for those who asked."""
-    return auth_pb2.Principal(
-        name=principal.name, roles=_to_roles(principal.roles), permissions=_to_permissions(principal.permissions)
-    )
+from services.core.principal import Role
+from services.rpc.principal import permissions_to_proto, roles_to_proto
 
 
 def to_key_proto(key: Key) -> auth_pb2.Key:
@@ -25,8 +19,8 @@ def to_key_proto(key: Key) -> auth_pb2.Key:
         principal=key.principal.name,
         display_name=key.display_name,
         prefix=key.prefix,
-        roles=_to_roles(key.principal.roles),
-        permissions=_to_permissions(key.principal.permissions),
+        roles=roles_to_proto(key.principal.roles),
+        permissions=permissions_to_proto(key.principal.permissions),
     )
     proto.create_time.FromMilliseconds(int(key.created_at * 1000))
     if key.expires_at is not None:
@@ -43,20 +37,3 @@ def from_roles(roles: Iterable[int]) -> frozenset[Role]:
     except ValueError as error:
         known = ", ".join(role.name.lower() for role in Role)
         raise ServiceError(Reason.ARGUMENT_INVALID, f"'roles' may hold {known}.", param="roles") from error
-
-
-def from_permissions(proto: auth_pb2.Permissions) -> Permissions:
-    """Permissions that were asked for."""
-    return Permissions(tuple(proto.allow_models), tuple(proto.deny_models), tuple(proto.allow_endpoints))
-
-
-def _to_permissions(permissions: Permissions) -> auth_pb2.Permissions:
-    return auth_pb2.Permissions(
-        allow_models=permissions.allow_models,
-        deny_models=permissions.deny_models,
-        allow_endpoints=permissions.allow_endpoints,
-    )
-
-
-def _to_roles(roles: Iterable[Role]) -> list[auth_pb2.Role.ValueType]:
-    return [auth_pb2.Role.ValueType(value) for value in sorted(role.value for role in roles)]

@@ -15,13 +15,14 @@ from services.auth.enrolments import EnrolmentStore
 from services.auth.issuer import Issuer
 from services.auth.judge import Judge
 from services.auth.keys import Key, new_key
-from services.auth.messages import from_permissions, from_roles, to_key_proto, to_principal_proto
+from services.auth.messages import from_roles, to_key_proto
 from services.auth.store import KeyStore
 from services.core.errors import Reason, ServiceError
 from services.core.names import check, endpoint_name
 from services.core.principal import Permissions, Principal, Role
 from services.rpc.boundary import Access
 from services.rpc.paging import from_token, page_size, to_token
+from services.rpc.principal import permissions_from_proto, principal_to_proto
 
 SERVICE: Final = "weft.auth.v1.AuthService"
 
@@ -74,7 +75,7 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
         """Whose a credential is."""
         key = await self._judge.look_up(request.credential)
         left = self._max_age if key.expires_at is None else min(self._max_age, key.expires_at - self._clock())
-        answer = auth_pb2.AuthenticateResponse(principal=to_principal_proto(key.principal))
+        answer = auth_pb2.AuthenticateResponse(principal=principal_to_proto(key.principal))
         answer.max_age.FromMilliseconds(max(0, int(left * 1000)))
         if key.expires_at is not None:
             answer.expire_time.FromMilliseconds(int(key.expires_at * 1000))
@@ -137,7 +138,7 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
         lifetime = request.lifetime.ToMilliseconds() / 1000 if request.HasField("lifetime") else None
         if lifetime is not None and lifetime <= 0:
             raise ServiceError(Reason.ARGUMENT_INVALID, "'lifetime' must be above zero.", param="lifetime")
-        permissions = from_permissions(request.permissions) if request.HasField("permissions") else _ANY_MODEL
+        permissions = permissions_from_proto(request.permissions) if request.HasField("permissions") else _ANY_MODEL
         roles = from_roles(request.roles) or frozenset({Role.USER})
         credential, identity, hashed = new_key()
         key = Key(

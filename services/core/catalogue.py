@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from services.core.globus import Function, GlobusBackend, GlobusFunction
+from services.core.quota import Limits
 
 
 class Availability(enum.Enum):
@@ -19,6 +20,21 @@ class Availability(enum.Enum):
     ACTIVE = 1
     DRAINING = 2
     MAINTENANCE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class AccessPolicy:
+    """Who may use something. All conditions must hold, one of the values of each is enough, an empty one is no
+    condition; see `weft.registry.v1.AccessPolicy`. `max_session_age` is in seconds, None for no condition.
+    """
+
+    allowed_globus_groups: tuple[str, ...] = ()
+    allowed_domains: tuple[str, ...] = ()
+    allowed_identity_providers: tuple[str, ...] = ()
+    allowed_principals: tuple[str, ...] = ()
+    authentication_policies: tuple[str, ...] = ()
+    max_session_age: float | None = None
+    require_mfa: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +50,8 @@ class Cluster:
     queue_status: GlobusFunction | None = None
     status_url: str = ""
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    access: AccessPolicy = AccessPolicy()
+    limits: Limits = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +80,6 @@ class HttpBackend:
 
 
 Backend = SessionBackend | HttpBackend | GlobusBackend
-
-
-@dataclass(frozen=True, slots=True)
-class AccessPolicy:
-    """Any of the groups and any of the domains is enough; an empty one is no condition."""
-
-    allowed_globus_groups: tuple[str, ...] = ()
-    allowed_domains: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """0 means none."""
-
-    tokens_per_minute: int = 0
-    tokens_per_minute_per_user: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,8 @@ class Route:
     display_name: str = ""
     description: str = ""
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    access: AccessPolicy = AccessPolicy()
+    limits: Limits = Limits()
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,15 @@ class Reason(enum.Enum):
     INTERNAL = 40
     LAUNCHER_UNAVAILABLE = 41
     MODEL_STARTING = 42
+    IDENTITY_FORBIDDEN = 43
+    SESSION_INSUFFICIENT = 44
+    FRAMEWORK_UNSUPPORTED = 45
+    OPERATION_UNSUPPORTED = 46
+    REQUESTS_EXHAUSTED = 47
+    TOKENS_EXHAUSTED = 48
+    CALLS_EXHAUSTED = 49
+    TOKENS_ABOVE_LIMIT = 50
+    LIMITS_UNAVAILABLE = 51
 
 
 class GrpcCode(enum.Enum):
@@ -98,6 +107,8 @@ _AUTHN = "authentication_error"
 _FORBIDDEN = "permission_error"
 _SERVER = "server_error"
 _TIMEOUT = "timeout_error"
+_LIMIT = "rate_limit_exceeded"
+"""OpenAI's `code` of all limits; its `type` says of what."""
 
 CATALOGUE: Final[dict[Reason, ErrorKind]] = {
     Reason.BODY_NOT_JSON: ErrorKind(
@@ -160,6 +171,27 @@ CATALOGUE: Final[dict[Reason, ErrorKind]] = {
         "Your key does not allow this.",
         "Creating a cluster needs a key with the role 'admin'.",
     ),
+    Reason.IDENTITY_FORBIDDEN: ErrorKind(
+        403, GrpcCode.PERMISSION_DENIED, _FORBIDDEN, "identity_forbidden",
+        "You are known, and not admitted here; ask your administrator.",
+        "'users/alice@example.org' is not admitted here: it is for identities of anl.gov.",
+    ),
+    Reason.SESSION_INSUFFICIENT: ErrorKind(
+        403, GrpcCode.PERMISSION_DENIED, _FORBIDDEN, "session_insufficient",
+        "Your login is too old or too weak for this; log in again: 'weft login --force'.",
+        "You may not use the model 'llama-70b': you must have logged in within the last 3600 s. "
+        "Log in again: 'weft login --force'.",
+    ),
+    Reason.FRAMEWORK_UNSUPPORTED: ErrorKind(
+        400, GrpcCode.INVALID_ARGUMENT, _BAD, "framework_unsupported",
+        "The cluster does not run this framework.",
+        "The cluster 'sophia' runs no framework 'tgi'; it runs vllm.",
+    ),
+    Reason.OPERATION_UNSUPPORTED: ErrorKind(
+        400, GrpcCode.INVALID_ARGUMENT, _BAD, "operation_unsupported",
+        "The cluster does not offer this operation.",
+        "The cluster 'sophia' does not offer embeddings; it offers chat/completions, completions.",
+    ),
     Reason.MODEL_NOT_FOUND: ErrorKind(
         404, GrpcCode.NOT_FOUND, _BAD, "model_not_found",
         "The model does not exist.",
@@ -219,6 +251,33 @@ CATALOGUE: Final[dict[Reason, ErrorKind]] = {
         400, GrpcCode.INVALID_ARGUMENT, _BAD, "content_encoding_unsupported",
         "Compressed request bodies are not read; send the body without Content-Encoding.",
         "Request bodies with Content-Encoding 'gzip' are not read; send the body without it.",
+    ),
+    Reason.REQUESTS_EXHAUSTED: ErrorKind(
+        429, GrpcCode.RESOURCE_EXHAUSTED, "requests", _LIMIT,
+        "Too many calls within a second; wait as long as 'Retry-After' says.",
+        "'users/alice' may begin 10 calls a second; try again in 0.3 s.",
+    ),
+    Reason.TOKENS_EXHAUSTED: ErrorKind(
+        429, GrpcCode.RESOURCE_EXHAUSTED, "tokens", _LIMIT,
+        "Too many tokens within a minute or a day; wait as long as 'Retry-After' says.",
+        "'users/alice' may use 1000 tokens per minute, of which 120 are left, and this call may use up to 300; "
+        "try again in 12 s.",
+    ),
+    Reason.CALLS_EXHAUSTED: ErrorKind(
+        429, GrpcCode.RESOURCE_EXHAUSTED, "concurrent_requests", _LIMIT,
+        "Too many calls at once; wait until one has ended.",
+        "'users/alice' may have 8 calls open at once; try again when one has ended.",
+    ),
+    Reason.TOKENS_ABOVE_LIMIT: ErrorKind(
+        400, GrpcCode.INVALID_ARGUMENT, _BAD, "tokens_above_limit",
+        "The call may use more tokens than its limits ever allow; ask for fewer.",
+        "This call may use up to 5000 tokens, and 'users/alice' may use 1000 per minute; set 'max_tokens' to 900 or "
+        "less.",
+    ),
+    Reason.LIMITS_UNAVAILABLE: ErrorKind(
+        503, GrpcCode.UNAVAILABLE, _SERVER, "limits_unavailable",
+        "Your limits cannot be counted at present, as the store that counts is away; try again shortly.",
+        "Your limits cannot be counted at present, as the store that counts is away; try again shortly.",
     ),
     Reason.CANCELLED: ErrorKind(
         499, GrpcCode.CANCELLED, _BAD, "cancelled",
@@ -318,10 +377,19 @@ CATALOGUE: Final[dict[Reason, ErrorKind]] = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class QuotaViolation:
+    """A limit that was reached: whose (`users/alice`), and which, in words (`1000 tokens per minute`)."""
+
+    subject: str
+    description: str
+
+
 class ServiceError(Exception):
     """An error of the catalogue, on its way to whoever called.
 
-    `param` names the parameter or field at fault; `retry_after` is in seconds.
+    `param` names the parameter or field at fault; `retry_after` is in seconds. `violations` are limits that were
+    reached, `headers` go with the error over HTTP.
     """
 
     def __init__(
@@ -331,12 +399,16 @@ class ServiceError(Exception):
         *,
         param: str | None = None,
         retry_after: float | None = None,
+        violations: tuple[QuotaViolation, ...] = (),
+        headers: tuple[tuple[str, str], ...] = (),
     ) -> None:
         self.reason = reason
         self.kind = CATALOGUE[reason]
         self.message = message or self.kind.sentence
         self.param = param
         self.retry_after = retry_after
+        self.violations = violations
+        self.headers = headers
         super().__init__(self.message)
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Who is calling, and the one place that decides which models they may call."""
+"""Who is calling: a name, what it may do, and the identity that a credential proves."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import functools
 from dataclasses import dataclass
 
 from services.core.errors import Reason, ServiceError
+from services.core.quota import SubjectQuota
 
 
 class Role(enum.Enum):
@@ -18,15 +19,48 @@ class Role(enum.Enum):
     SERVICE = 4
 
 
+class CredentialKind(enum.Enum):
+    """What kind of credential proves an identity; by the names and numbers of `weft.auth.v1.CredentialKind`."""
+
+    KEY = 1
+    GLOBUS = 2
+    OIDC = 3
+    CERTIFICATE = 4
+
+
 @dataclass(frozen=True, slots=True)
 class Permissions:
-    """Patterns of names, in which `*` stands for any text. What a deny pattern matches is refused, whatever allow
-    says.
+    """The scope of a credential: patterns of names, in which `*` stands for any text. What a deny pattern matches is
+    refused, whatever allow says. Operations are as in OpenAI's paths without `/v1/`, or vLLM's full path; none means
+    all.
     """
 
     allow_models: tuple[str, ...] = ()
     deny_models: tuple[str, ...] = ()
     allow_endpoints: tuple[str, ...] = ()
+    allow_operations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who somebody is, as far as policies ask; see `weft.auth.v1.Identity`.
+
+    `authenticated_at` is in seconds since 1970: when they last proved themselves to the identity provider in this
+    session; None if that is unknown.
+    """
+
+    kind: CredentialKind = CredentialKind.KEY
+    subject: str = ""
+    username: str = ""
+    display_name: str = ""
+    domain: str = ""
+    identity_provider: str = ""
+    identity_provider_name: str = ""
+    groups: frozenset[str] = frozenset()
+    authenticated_at: float | None = None
+    mfa: bool = False
+    authentication_policies: frozenset[str] = frozenset()
+    service_account: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +70,8 @@ class Principal:
     name: str
     roles: frozenset[Role] = frozenset()
     permissions: Permissions = Permissions()
+    identity: Identity = Identity()
+    quotas: tuple[SubjectQuota, ...] = ()
 
     def require(self, *roles: Role, action: str) -> None:
         """Raises ACTION_FORBIDDEN unless the principal has one of the roles; `action` begins the sentence."""
@@ -44,18 +80,13 @@ class Principal:
             raise ServiceError(Reason.ACTION_FORBIDDEN, f"{action} needs a key with the role {wanted}.")
 
 
-def may_call(principal: Principal, model: str) -> bool:
-    """Whether the principal may call the model."""
-    permissions = principal.permissions
-    return _matches(permissions.allow_models, model) and not _matches(permissions.deny_models, model)
-
-
 def may_serve(principal: Principal, endpoint: str) -> bool:
     """Whether a worker with this identity may serve the endpoint."""
-    return Role.WORKER in principal.roles and _matches(principal.permissions.allow_endpoints, endpoint)
+    return Role.WORKER in principal.roles and matches(principal.permissions.allow_endpoints, endpoint)
 
 
-def _matches(patterns: tuple[str, ...], name: str) -> bool:
+def matches(patterns: tuple[str, ...], name: str) -> bool:
+    """Whether one of the patterns, in which `*` stands for any text, fits the name."""
     return any(pattern in ("*", name) or ("*" in pattern and _fits(pattern, name)) for pattern in patterns)
 
 

@@ -64,6 +64,7 @@ def render(error: ServiceError, operation: str) -> ErrorAnswer:
     if error.retry_after is not None:
         # Whole seconds (RFC 9110, 10.2.3), and at least one, or a client would come back at once.
         headers.append((b"retry-after", str(max(1, round(error.retry_after))).encode()))
+    headers.extend((name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in error.headers)
     return ErrorAnswer(error.kind.http, tuple(headers), _encode(_body(error, operation)))
 
 

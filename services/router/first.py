@@ -12,10 +12,11 @@ from typing import Any, Final, Protocol
 import msgspec
 from weft.launcher.v1 import launcher_pb2
 
+from services.core.access import in_scope
 from services.core.catalogue import Availability, Catalogue, Cluster, Endpoint
 from services.core.errors import Reason, ServiceError
 from services.core.globus import GlobusBackend
-from services.core.principal import Principal, may_call
+from services.core.principal import Principal
 from services.router.cold import ColdEndpoints, StartState
 from services.router.operations import LIST_ENDPOINTS, MODELS, STATUS, WHOAMI
 from services.router.roster import Roster
@@ -67,7 +68,7 @@ class StatusRoutes:
             if endpoint.cluster != cluster.name or not _open_to(endpoint, principal.name):
                 continue
             for model in sorted(self._roster.models_of(endpoint)):
-                if may_call(principal, model):
+                if in_scope(principal, model):
                     yield endpoint, model
 
     def _list(self, catalogue: Catalogue, principal: Principal) -> dict[str, Any]:

@@ -8,11 +8,12 @@ from typing import Protocol
 
 import msgspec
 
+from services.core.access import in_scope
 from services.core.answers import ReadyAnswer
 from services.core.errors import Reason, ServiceError
 from services.core.headers import TO_UPSTREAM, select
 from services.core.inference import Call, Head, Receiver, Request
-from services.core.principal import Principal, may_call
+from services.core.principal import Principal
 from services.router.body import read_body
 from services.router.dispatch import DispatchedCall, Dispatcher, unknown_model
 from services.router.first import StatusRoutes
@@ -127,7 +128,7 @@ class Gateway:
         model = wanted.model or only_model(roster, principal)
         if roster.find(model, request.cluster, request.framework) is None and roster.settled:
             raise unknown_model(model)
-        if not may_call(principal, model):
+        if not in_scope(principal, model):
             message = f"Your key does not allow the model '{model}'; GET /v1/models lists those that it does."
             raise ServiceError(Reason.MODEL_FORBIDDEN, message, param="model")
         outward = msgspec.structs.replace(request, headers=select(request.headers, TO_UPSTREAM))

@@ -8,14 +8,15 @@ from typing import Any
 
 import msgspec
 
+from services.core.access import in_scope
 from services.core.errors import Reason, ServiceError
-from services.core.principal import Principal, may_call
+from services.core.principal import Principal
 from services.router.roster import Roster
 
 
 def usable_models(roster: Roster, principal: Principal) -> tuple[str, ...]:
     """The public names that the principal may call, in order."""
-    return tuple(model for model in roster.models if may_call(principal, model))
+    return tuple(model for model in roster.models if in_scope(principal, model))
 
 
 def only_model(roster: Roster, principal: Principal) -> str:

@@ -15,14 +15,20 @@ import grpc
 from weft.auth.v1 import auth_pb2, auth_pb2_grpc
 
 from services.core.errors import Reason, ServiceError
-from services.core.principal import Permissions, Principal, Role
+from services.core.principal import Principal
 from services.rpc.channel import bearer
 from services.rpc.errors import from_rpc_error
+from services.rpc.principal import principal_from_proto
 
 log = logging.getLogger(__name__)
 
 _Value = TypeVar("_Value")
-_REFUSALS = (Reason.CREDENTIAL_INVALID, Reason.CREDENTIAL_EXPIRED)
+_REFUSALS = (
+    Reason.CREDENTIAL_INVALID,
+    Reason.CREDENTIAL_EXPIRED,
+    Reason.IDENTITY_FORBIDDEN,
+    Reason.SESSION_INSUFFICIENT,
+)
 
 OWN_CREDENTIAL: Final = "authorization"
 """The `param` of auth's error when it refuses the key of whoever asks, not the credential that is asked about. Without
@@ -142,7 +148,7 @@ class CachedAuthenticator:
         usable_for = self._stale_for
         if answer.HasField("expire_time"):
             usable_for = min(usable_for, answer.expire_time.ToMilliseconds() / 1000 - self._wall_clock())
-        known = _Known(to_principal(answer.principal), max_age, asked_at, asked_at + usable_for)
+        known = _Known(principal_from_proto(answer.principal), max_age, asked_at, asked_at + usable_for)
         _remember(self._known, digest, known, self._capacity)
         return known.principal
 
@@ -162,19 +168,6 @@ class CachedAuthenticator:
         # Our own service key was refused, or auth failed: nothing that the caller's credential is to blame for.
         log.error("auth does not judge credentials for us: %s", error)
         raise ServiceError(Reason.AUTH_UNAVAILABLE)
-
-
-def to_principal(proto: auth_pb2.Principal) -> Principal:
-    """The principal that auth named. Roles that we do not know, from a newer auth, are left out."""
-    known = {role.value for role in Role}
-    permissions = proto.permissions
-    return Principal(
-        proto.name,
-        frozenset(Role(role) for role in proto.roles if role in known),
-        Permissions(
-            tuple(permissions.allow_models), tuple(permissions.deny_models), tuple(permissions.allow_endpoints)
-        ),
-    )
 
 
 def _digest(credential: str) -> bytes:

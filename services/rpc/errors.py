@@ -8,7 +8,7 @@ from __future__ import annotations
 import grpc
 from weft.errors.v1 import errors_pb2
 
-from services.core.errors import CATALOGUE, GrpcCode, Reason, ServiceError
+from services.core.errors import CATALOGUE, GrpcCode, QuotaViolation, Reason, ServiceError
 
 ERROR_METADATA = "weft-error-bin"
 """The trailing metadata that holds the `weft.errors.v1.Error`, beside google.rpc's `grpc-status-details-bin`."""
@@ -23,6 +23,10 @@ def to_proto(error: ServiceError) -> errors_pb2.Error:
     )
     if error.retry_after is not None:
         proto.retry_after.FromMilliseconds(int(error.retry_after * 1000))
+    for violation in error.violations:
+        proto.violations.add(subject=violation.subject, description=violation.description)
+    for name, value in error.headers:
+        proto.headers.add(name=name, value=value)
     return proto
 
 
@@ -42,6 +46,8 @@ def from_proto(proto: errors_pb2.Error) -> ServiceError:
         proto.message or None,
         param=proto.param or None,
         retry_after=proto.retry_after.ToMilliseconds() / 1000 if proto.HasField("retry_after") else None,
+        violations=tuple(QuotaViolation(one.subject, one.description) for one in proto.violations),
+        headers=tuple((header.name, header.value) for header in proto.headers),
     )
 
 

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from weft.registry.v1 import registry_pb2, resources_pb2
 
 from services.core.catalogue import (
-    AccessPolicy,
     Availability,
     Backend,
     Catalogue,
@@ -20,7 +19,6 @@ from services.core.catalogue import (
     Deleted,
     Endpoint,
     HttpBackend,
-    Limits,
     ModelBinding,
     Resource,
     Route,
@@ -28,6 +26,7 @@ from services.core.catalogue import (
     SessionBackend,
 )
 from services.core.globus import Function, GlobusBackend
+from services.rpc.access import access_from_proto, access_to_proto, limits_from_proto, limits_to_proto
 from services.rpc.globus import (
     function_from_proto,
     function_to_proto,
@@ -52,6 +51,8 @@ def cluster_to_proto(cluster: Cluster) -> resources_pb2.Cluster:
         queue_status=globus_function_to_proto(cluster.queue_status),
         status_url=cluster.status_url,
         labels=cluster.labels,
+        access=access_to_proto(cluster.access),
+        limits=limits_to_proto(cluster.limits),
     )
 
 
@@ -67,6 +68,8 @@ def cluster_from_proto(proto: resources_pb2.Cluster) -> Cluster:
         queue_status=globus_function_from_proto(proto.queue_status) if proto.HasField("queue_status") else None,
         status_url=proto.status_url,
         labels=dict(proto.labels),
+        access=access_from_proto(proto.access),
+        limits=limits_from_proto(proto.limits),
     )
 
 
@@ -79,16 +82,12 @@ def endpoint_to_proto(endpoint: Endpoint) -> resources_pb2.Endpoint:
         notice=endpoint.notice,
         framework=endpoint.framework,
         models=[resources_pb2.ModelBinding(model=m.model, served_model=m.served_model) for m in endpoint.models],
+        access=access_to_proto(endpoint.access),
+        limits=limits_to_proto(endpoint.limits),
         labels=endpoint.labels,
         audit=endpoint.audit,
     )
     _put_backend(proto, endpoint.backend)
-    if endpoint.access != AccessPolicy():
-        proto.access.allowed_globus_groups.extend(endpoint.access.allowed_globus_groups)
-        proto.access.allowed_domains.extend(endpoint.access.allowed_domains)
-    if endpoint.limits != Limits():
-        proto.limits.tokens_per_minute = endpoint.limits.tokens_per_minute
-        proto.limits.tokens_per_minute_per_user = endpoint.limits.tokens_per_minute_per_user
     return proto
 
 
@@ -102,8 +101,8 @@ def endpoint_from_proto(proto: resources_pb2.Endpoint) -> Endpoint:
         notice=proto.notice,
         framework=proto.framework,
         models=tuple(ModelBinding(binding.model, binding.served_model) for binding in proto.models),
-        access=AccessPolicy(tuple(proto.access.allowed_globus_groups), tuple(proto.access.allowed_domains)),
-        limits=Limits(proto.limits.tokens_per_minute, proto.limits.tokens_per_minute_per_user),
+        access=access_from_proto(proto.access),
+        limits=limits_from_proto(proto.limits),
         labels=dict(proto.labels),
         audit=proto.audit,
     )
@@ -118,6 +117,8 @@ def route_to_proto(route: Route) -> resources_pb2.Route:
         description=route.description,
         targets=[resources_pb2.RouteTarget(endpoint=t.endpoint, model=t.model) for t in route.targets],
         labels=route.labels,
+        access=access_to_proto(route.access),
+        limits=limits_to_proto(route.limits),
     )
 
 
@@ -130,6 +131,8 @@ def route_from_proto(proto: resources_pb2.Route) -> Route:
         display_name=proto.display_name,
         description=proto.description,
         labels=dict(proto.labels),
+        access=access_from_proto(proto.access),
+        limits=limits_from_proto(proto.limits),
     )
 
 

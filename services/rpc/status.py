@@ -1,11 +1,11 @@
-"""The domain's errors as google.rpc.Status with ErrorInfo, RetryInfo and BadRequest (https://google.aip.dev/193)."""
+"""The domain's errors as google.rpc.Status with ErrorInfo, RetryInfo, BadRequest and QuotaFailure (https://google.aip.dev/193)."""
 
 from __future__ import annotations
 
 from typing import NoReturn, Protocol
 
 import grpc
-from google.protobuf import any_pb2
+from google.protobuf import any_pb2, message
 from google.rpc import error_details_pb2, status_pb2
 
 from services.core.errors import ServiceError
@@ -24,9 +24,7 @@ class _Abortable(Protocol):
 
 def to_status(error: ServiceError) -> status_pb2.Status:
     """The error as every gRPC client can read it."""
-    details: list[error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo | error_details_pb2.BadRequest] = [
-        error_details_pb2.ErrorInfo(reason=error.reason.name, domain=DOMAIN)
-    ]
+    details: list[message.Message] = [error_details_pb2.ErrorInfo(reason=error.reason.name, domain=DOMAIN)]
     if error.retry_after is not None:
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromMilliseconds(int(error.retry_after * 1000))
@@ -34,6 +32,11 @@ def to_status(error: ServiceError) -> status_pb2.Status:
     if error.param is not None:
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.param, description=error.message)
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if error.violations:
+        failure = error_details_pb2.QuotaFailure()
+        for limit in error.violations:
+            failure.violations.add(subject=limit.subject, description=limit.description)
+        details.append(failure)
     status = status_pb2.Status(code=error.kind.grpc.value, message=error.message)
     for detail in details:
         packed = any_pb2.Any()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +20,6 @@ from services.core.catalogue import (
     AccessPolicy,
     Cluster,
     Endpoint,
-    Limits,
     ModelBinding,
     Resource,
     Route,
@@ -28,6 +27,7 @@ from services.core.catalogue import (
 )
 from services.core.errors import ServiceError
 from services.core.names import slug
+from services.core.quota import Limits, Quota
 from services.registry.validation import check_resource
 from services.rpc.resources import resource_to_proto
 
@@ -101,7 +101,6 @@ class _Importer:
     def __init__(self, problems: Problems) -> None:
         self.imported = Imported()
         self._problems = problems
-        self._cluster_access: dict[str, AccessPolicy] = {}
         self._by_slug: dict[str, Endpoint] = {}
         self._where: dict[str, str] = {}
         self._models: dict[str, str] = {}
@@ -116,8 +115,8 @@ class _Importer:
             operations=tuple(_operation(text) for text in fields.texts("openai_endpoints")),
             queue_status=read_function(config, "qstat_"),
             status_url=config.text("status_url"),
+            access=_access(fields),
         )
-        self._cluster_access[name] = _access(fields)
         config.finish()
         fields.finish()
         if self._check(fields, cluster):
@@ -140,8 +139,10 @@ class _Importer:
             backend,
             framework=framework.lower(),
             models=(ModelBinding(model),),
-            access=self._narrowed(fields, _access(fields), self._cluster_access.get(parent, AccessPolicy())),
-            limits=Limits(fields.number("tpm_model"), fields.number("tpm_user")),
+            access=_access(fields),
+            limits=Limits(
+                Quota(tokens_per_minute=fields.number("tpm_model")), Quota(tokens_per_minute=fields.number("tpm_user"))
+            ),
         )
         if nested:
             config.finish()
@@ -190,19 +191,6 @@ class _Importer:
         if cluster and f"clusters/{slug(cluster)}" != endpoint.cluster:
             target.complain("cluster", f"is '{cluster}', but '{text}' is in '{endpoint.cluster}'")
         return RouteTarget(endpoint.name, "" if served == model else served)
-
-    def _narrowed(self, fields: Fields, own: AccessPolicy, cluster: AccessPolicy) -> AccessPolicy:
-        """Who may use an endpoint and its cluster: FIRST wants both, and Weft has the endpoint's policy alone."""
-        narrowed = own
-        for name in ("allowed_globus_groups", "allowed_domains"):
-            mine, theirs = getattr(own, name), getattr(cluster, name)
-            both = tuple(item for item in mine if item in theirs) if mine and theirs else mine or theirs
-            if (mine or theirs) and not both:
-                fields.complain(name, "has nothing in common with its cluster's, so that nobody could use the endpoint")
-            elif both != mine:
-                self._note(fields, f"'{name}' is narrowed by its cluster's")
-            narrowed = replace(narrowed, **{name: both})
-        return narrowed
 
     def _id(self, fields: Fields, name: str, text: str) -> str:
         made = slug(text)

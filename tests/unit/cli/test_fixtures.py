@@ -17,12 +17,12 @@ from services.core.catalogue import (
     GlobusBackend,
     GlobusFunction,
     HttpBackend,
-    Limits,
     ModelBinding,
     Route,
     RouteTarget,
     SessionBackend,
 )
+from services.core.quota import Limits, Quota
 
 GOLDEN = Path("tests/golden/first")
 LOCAL = "clusters/local/endpoints/local-vllm-opt-125m"
@@ -105,7 +105,7 @@ def test_config_as_text_ids_made_and_limits_kept() -> None:
     (endpoint,) = imported.endpoints.values()
     assert endpoint.name == "clusters/metis-cluster/endpoints/metis-cluster-api-org-model-120b"
     assert endpoint.backend == HttpBackend("https://api.example.org", api_key_env="ORG_KEY", timeout=120.0)
-    assert endpoint.limits == Limits(100_000, 60_000)
+    assert endpoint.limits == Limits(Quota(tokens_per_minute=100_000), Quota(tokens_per_minute=60_000))
     assert imported.clusters["clusters/metis-cluster"].operations == ("chat/completions", "completions")
     assert any("'Metis Cluster' becomes the id 'metis-cluster'" in note for note in imported.notes)
 

@@ -2,8 +2,9 @@
 
 import pytest
 
+from services.core.access import in_scope
 from services.core.errors import Reason, ServiceError
-from services.core.principal import Permissions, Principal, Role, may_call, may_serve
+from services.core.principal import Permissions, Principal, Role, may_serve
 
 
 @pytest.mark.parametrize(
@@ -23,7 +24,7 @@ from services.core.principal import Permissions, Principal, Role, may_call, may_
 )
 def test_models(allow: tuple[str, ...], deny: tuple[str, ...], model: str, may: bool) -> None:
     principal = Principal("users/u", permissions=Permissions(allow_models=allow, deny_models=deny))
-    assert may_call(principal, model) is may
+    assert in_scope(principal, model) is may
 
 
 def test_only_a_worker_serves_and_only_its_endpoints() -> None:

@@ -10,6 +10,7 @@ from google.protobuf import message as message
 from google.protobuf import timestamp_pb2 as timestamp_pb2
 from google.protobuf.internal import containers as containers
 from google.protobuf.internal import enum_type_wrapper as enum_type_wrapper
+from weft.registry.v1 import resources_pb2 as resources_pb2
 import builtins as builtins
 import sys
 import typing as typing
@@ -52,6 +53,37 @@ ROLE_WORKER: Role.ValueType  # 3
 ROLE_SERVICE: Role.ValueType  # 4
 """Is a part of Weft: reads the catalogue, judges credentials."""
 
+class _CredentialKind:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CredentialKindEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_CredentialKind.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    CREDENTIAL_KIND_UNSPECIFIED: _CredentialKind.ValueType  # 0
+    """Never sent."""
+    CREDENTIAL_KIND_KEY: _CredentialKind.ValueType  # 1
+    """An API key of Weft's."""
+    CREDENTIAL_KIND_GLOBUS: _CredentialKind.ValueType  # 2
+    """An access token of Globus Auth."""
+    CREDENTIAL_KIND_OIDC: _CredentialKind.ValueType  # 3
+    """A token of another OpenID Connect issuer."""
+    CREDENTIAL_KIND_CERTIFICATE: _CredentialKind.ValueType  # 4
+    """A client certificate with a SPIFFE id."""
+
+class CredentialKind(_CredentialKind, metaclass=_CredentialKindEnumTypeWrapper):
+    """What kind of credential proves an identity."""
+
+CREDENTIAL_KIND_UNSPECIFIED: CredentialKind.ValueType  # 0
+"""Never sent."""
+CREDENTIAL_KIND_KEY: CredentialKind.ValueType  # 1
+"""An API key of Weft's."""
+CREDENTIAL_KIND_GLOBUS: CredentialKind.ValueType  # 2
+"""An access token of Globus Auth."""
+CREDENTIAL_KIND_OIDC: CredentialKind.ValueType  # 3
+"""A token of another OpenID Connect issuer."""
+CREDENTIAL_KIND_CERTIFICATE: CredentialKind.ValueType  # 4
+"""A client certificate with a SPIFFE id."""
+
 @typing.final
 class Principal(message.Message):
     """Who is calling, and what they may do."""
@@ -61,6 +93,8 @@ class Principal(message.Message):
     NAME_FIELD_NUMBER: builtins.int
     ROLES_FIELD_NUMBER: builtins.int
     PERMISSIONS_FIELD_NUMBER: builtins.int
+    IDENTITY_FIELD_NUMBER: builtins.int
+    QUOTAS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """`users/{user}`, `services/{service}` or `workers/{worker}`."""
     @builtins.property
@@ -71,16 +105,122 @@ class Principal(message.Message):
     def permissions(self) -> Permissions:
         """Which models they may call, and which endpoints serve."""
 
+    @builtins.property
+    def identity(self) -> Identity:
+        """Who that is, as the credential proves."""
+
+    @builtins.property
+    def quotas(self) -> containers.RepeatedCompositeFieldContainer[SubjectQuota]:
+        """How much they may use, themselves and the groups that they are in."""
+
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         roles: abc.Iterable[Role.ValueType] | None = ...,
         permissions: Permissions | None = ...,
+        identity: Identity | None = ...,
+        quotas: abc.Iterable[SubjectQuota] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["permissions", b"permissions"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["identity", b"identity", "permissions", b"permissions"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["name", b"name", "permissions", b"permissions", "roles", b"roles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["identity", b"identity", "name", b"name", "permissions", b"permissions", "quotas", b"quotas", "roles", b"roles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Identity(message.Message):
+    """Who somebody is, as far as policies ask."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: builtins.int
+    SUBJECT_FIELD_NUMBER: builtins.int
+    USERNAME_FIELD_NUMBER: builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: builtins.int
+    DOMAIN_FIELD_NUMBER: builtins.int
+    IDENTITY_PROVIDER_FIELD_NUMBER: builtins.int
+    IDENTITY_PROVIDER_NAME_FIELD_NUMBER: builtins.int
+    GROUPS_FIELD_NUMBER: builtins.int
+    AUTHENTICATE_TIME_FIELD_NUMBER: builtins.int
+    MFA_FIELD_NUMBER: builtins.int
+    AUTHENTICATION_POLICIES_FIELD_NUMBER: builtins.int
+    SERVICE_ACCOUNT_FIELD_NUMBER: builtins.int
+    kind: CredentialKind.ValueType
+    """What kind of credential proves it."""
+    subject: builtins.str
+    """What the issuer calls the identity: a Globus identity's UUID, an issuer's `sub`, `keys/{key}`, a SPIFFE id."""
+    username: builtins.str
+    """The name that the issuer gives: `alice@anl.gov`."""
+    display_name: builtins.str
+    """For people."""
+    domain: builtins.str
+    """The domain of the identity: `anl.gov`. Empty if it has none."""
+    identity_provider: builtins.str
+    """The identity provider: a UUID of Globus Auth's, or an issuer's URL."""
+    identity_provider_name: builtins.str
+    """The identity provider's name."""
+    mfa: builtins.bool
+    """Whether they did so with a second factor."""
+    service_account: builtins.bool
+    """Whether it is a client of its own, and no person."""
+    @builtins.property
+    def groups(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The groups that they are in: UUIDs of Globus Groups, or the names that an issuer gives."""
+
+    @builtins.property
+    def authenticate_time(self) -> timestamp_pb2.Timestamp:
+        """When they last proved themselves to the identity provider in this session; absent if that is unknown."""
+
+    @builtins.property
+    def authentication_policies(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The authentication policies of Globus Auth, by UUID, that the session satisfies."""
+
+    def __init__(
+        self,
+        *,
+        kind: CredentialKind.ValueType = ...,
+        subject: builtins.str = ...,
+        username: builtins.str = ...,
+        display_name: builtins.str = ...,
+        domain: builtins.str = ...,
+        identity_provider: builtins.str = ...,
+        identity_provider_name: builtins.str = ...,
+        groups: abc.Iterable[builtins.str] | None = ...,
+        authenticate_time: timestamp_pb2.Timestamp | None = ...,
+        mfa: builtins.bool = ...,
+        authentication_policies: abc.Iterable[builtins.str] | None = ...,
+        service_account: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["authenticate_time", b"authenticate_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["authenticate_time", b"authenticate_time", "authentication_policies", b"authentication_policies", "display_name", b"display_name", "domain", b"domain", "groups", b"groups", "identity_provider", b"identity_provider", "identity_provider_name", b"identity_provider_name", "kind", b"kind", "mfa", b"mfa", "service_account", b"service_account", "subject", b"subject", "username", b"username"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class SubjectQuota(message.Message):
+    """How much a principal, or a group that it is in, may use."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: builtins.int
+    QUOTA_FIELD_NUMBER: builtins.int
+    subject: builtins.str
+    """`users/{user}`, `services/{service}`, or `groups/{group}`, whose members share the quota."""
+    @builtins.property
+    def quota(self) -> resources_pb2.Quota:
+        """How much."""
+
+    def __init__(
+        self,
+        *,
+        subject: builtins.str = ...,
+        quota: resources_pb2.Quota | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["quota", b"quota"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["quota", b"quota", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -93,6 +233,7 @@ class Permissions(message.Message):
     ALLOW_MODELS_FIELD_NUMBER: builtins.int
     DENY_MODELS_FIELD_NUMBER: builtins.int
     ALLOW_ENDPOINTS_FIELD_NUMBER: builtins.int
+    ALLOW_OPERATIONS_FIELD_NUMBER: builtins.int
     @builtins.property
     def allow_models(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
         """Models that may be called. Empty means none."""
@@ -105,16 +246,23 @@ class Permissions(message.Message):
     def allow_endpoints(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
         """Endpoints that a worker with this credential may serve."""
 
+    @builtins.property
+    def allow_operations(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Operations that may be called, as in OpenAI's paths without `/v1/` (`chat/completions`) or vLLM's full path
+        (`/tokenize`). Empty means all.
+        """
+
     def __init__(
         self,
         *,
         allow_models: abc.Iterable[builtins.str] | None = ...,
         deny_models: abc.Iterable[builtins.str] | None = ...,
         allow_endpoints: abc.Iterable[builtins.str] | None = ...,
+        allow_operations: abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["allow_endpoints", b"allow_endpoints", "allow_models", b"allow_models", "deny_models", b"deny_models"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["allow_endpoints", b"allow_endpoints", "allow_models", b"allow_models", "allow_operations", b"allow_operations", "deny_models", b"deny_models"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -125,16 +273,20 @@ class AuthenticateRequest(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 
     CREDENTIAL_FIELD_NUMBER: builtins.int
+    SPIFFE_ID_FIELD_NUMBER: builtins.int
     credential: builtins.str
     """What stood behind `Bearer`."""
+    spiffe_id: builtins.str
+    """In its place, the SPIFFE id of a certificate that whoever asks has verified."""
     def __init__(
         self,
         *,
         credential: builtins.str = ...,
+        spiffe_id: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["credential", b"credential"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["credential", b"credential", "spiffe_id", b"spiffe_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -406,6 +558,7 @@ class CreateKeyRequest(message.Message):
     ROLES_FIELD_NUMBER: builtins.int
     PERMISSIONS_FIELD_NUMBER: builtins.int
     LIFETIME_FIELD_NUMBER: builtins.int
+    GROUPS_FIELD_NUMBER: builtins.int
     principal: builtins.str
     """Whose it is to be: `users/{user}`, `services/{service}` or `workers/{worker}`."""
     display_name: builtins.str
@@ -422,6 +575,10 @@ class CreateKeyRequest(message.Message):
     def lifetime(self) -> duration_pb2.Duration:
         """How long it is good; absent means until it is revoked."""
 
+    @builtins.property
+    def groups(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Groups that its principal counts as being in, by whatever policies name them."""
+
     def __init__(
         self,
         *,
@@ -430,10 +587,11 @@ class CreateKeyRequest(message.Message):
         roles: abc.Iterable[Role.ValueType] | None = ...,
         permissions: Permissions | None = ...,
         lifetime: duration_pb2.Duration | None = ...,
+        groups: abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["lifetime", b"lifetime", "permissions", b"permissions"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["display_name", b"display_name", "lifetime", b"lifetime", "permissions", b"permissions", "principal", b"principal", "roles", b"roles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["display_name", b"display_name", "groups", b"groups", "lifetime", b"lifetime", "permissions", b"permissions", "principal", b"principal", "roles", b"roles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -478,6 +636,9 @@ class Key(message.Message):
     CREATE_TIME_FIELD_NUMBER: builtins.int
     EXPIRE_TIME_FIELD_NUMBER: builtins.int
     REVOKE_TIME_FIELD_NUMBER: builtins.int
+    LAST_USE_TIME_FIELD_NUMBER: builtins.int
+    GROUPS_FIELD_NUMBER: builtins.int
+    SUCCESSOR_FIELD_NUMBER: builtins.int
     name: builtins.str
     """`keys/{key}`."""
     principal: builtins.str
@@ -486,6 +647,8 @@ class Key(message.Message):
     """For people: what it is for."""
     prefix: builtins.str
     """Its first characters, to tell it from others."""
+    successor: builtins.str
+    """The key that takes its place, `keys/{key}`, if it was rotated."""
     @builtins.property
     def roles(self) -> containers.RepeatedScalarFieldContainer[Role.ValueType]:
         """Its roles."""
@@ -506,6 +669,14 @@ class Key(message.Message):
     def revoke_time(self) -> timestamp_pb2.Timestamp:
         """When it was revoked; absent if it was not."""
 
+    @builtins.property
+    def last_use_time(self) -> timestamp_pb2.Timestamp:
+        """When it was last used, to within a minute; absent if it never was."""
+
+    @builtins.property
+    def groups(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Groups that its principal counts as being in."""
+
     def __init__(
         self,
         *,
@@ -518,10 +689,13 @@ class Key(message.Message):
         create_time: timestamp_pb2.Timestamp | None = ...,
         expire_time: timestamp_pb2.Timestamp | None = ...,
         revoke_time: timestamp_pb2.Timestamp | None = ...,
+        last_use_time: timestamp_pb2.Timestamp | None = ...,
+        groups: abc.Iterable[builtins.str] | None = ...,
+        successor: builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "permissions", b"permissions", "revoke_time", b"revoke_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "last_use_time", b"last_use_time", "permissions", b"permissions", "revoke_time", b"revoke_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["create_time", b"create_time", "display_name", b"display_name", "expire_time", b"expire_time", "name", b"name", "permissions", b"permissions", "prefix", b"prefix", "principal", b"principal", "revoke_time", b"revoke_time", "roles", b"roles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["create_time", b"create_time", "display_name", b"display_name", "expire_time", b"expire_time", "groups", b"groups", "last_use_time", b"last_use_time", "name", b"name", "permissions", b"permissions", "prefix", b"prefix", "principal", b"principal", "revoke_time", b"revoke_time", "roles", b"roles", "successor", b"successor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -660,5 +834,494 @@ class RevokeKeyResponse(message.Message):
     _HasFieldArgType: _TypeAlias = typing.Literal["key", b"key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RotateKeyRequest(message.Message):
+    """Rotates a key."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    OVERLAP_FIELD_NUMBER: builtins.int
+    LIFETIME_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """`keys/{key}`."""
+    @builtins.property
+    def overlap(self) -> duration_pb2.Duration:
+        """How long the old key stays good; absent means a day. It never lives longer than it would have."""
+
+    @builtins.property
+    def lifetime(self) -> duration_pb2.Duration:
+        """How long the new key is good; absent means as long as the old one was to live from its making, or for ever."""
+
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        overlap: duration_pb2.Duration | None = ...,
+        lifetime: duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["lifetime", b"lifetime", "overlap", b"overlap"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["lifetime", b"lifetime", "name", b"name", "overlap", b"overlap"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RotateKeyResponse(message.Message):
+    """The new key."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: builtins.int
+    RESOURCE_FIELD_NUMBER: builtins.int
+    ROTATED_FIELD_NUMBER: builtins.int
+    key: builtins.str
+    """The key itself. It is stored only as a hash: show it now or never."""
+    @builtins.property
+    def resource(self) -> Key:
+        """What is known of it."""
+
+    @builtins.property
+    def rotated(self) -> Key:
+        """What is known of the old one now."""
+
+    def __init__(
+        self,
+        *,
+        key: builtins.str = ...,
+        resource: Key | None = ...,
+        rotated: Key | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["resource", b"resource", "rotated", b"rotated"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "resource", b"resource", "rotated", b"rotated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DenyPrincipalRequest(message.Message):
+    """Denies a principal everything."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PRINCIPAL_FIELD_NUMBER: builtins.int
+    COMMENT_FIELD_NUMBER: builtins.int
+    principal: builtins.str
+    """`users/{user}`, `services/{service}` or `workers/{worker}`."""
+    comment: builtins.str
+    """Why, for those who administer."""
+    def __init__(
+        self,
+        *,
+        principal: builtins.str = ...,
+        comment: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["comment", b"comment", "principal", b"principal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DenyPrincipalResponse(message.Message):
+    """The denial."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DENIAL_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def denial(self) -> Denial:
+        """The denial."""
+
+    def __init__(
+        self,
+        *,
+        denial: Denial | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["denial", b"denial"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["denial", b"denial"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Denial(message.Message):
+    """A principal that is denied everything."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PRINCIPAL_FIELD_NUMBER: builtins.int
+    COMMENT_FIELD_NUMBER: builtins.int
+    CREATE_TIME_FIELD_NUMBER: builtins.int
+    principal: builtins.str
+    """`users/{user}`, `services/{service}` or `workers/{worker}`."""
+    comment: builtins.str
+    """Why."""
+    @builtins.property
+    def create_time(self) -> timestamp_pb2.Timestamp:
+        """Since when."""
+
+    def __init__(
+        self,
+        *,
+        principal: builtins.str = ...,
+        comment: builtins.str = ...,
+        create_time: timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["comment", b"comment", "create_time", b"create_time", "principal", b"principal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class AdmitPrincipalRequest(message.Message):
+    """Ends a denial."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PRINCIPAL_FIELD_NUMBER: builtins.int
+    principal: builtins.str
+    """`users/{user}`, `services/{service}` or `workers/{worker}`."""
+    def __init__(
+        self,
+        *,
+        principal: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["principal", b"principal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class AdmitPrincipalResponse(message.Message):
+    """Nothing more."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListDenialsRequest(message.Message):
+    """Asks for denials."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    page_size: builtins.int
+    """At most how many; 0 leaves it to auth, which gives at most 1000."""
+    page_token: builtins.str
+    """Where to go on, from the last response."""
+    def __init__(
+        self,
+        *,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListDenialsResponse(message.Message):
+    """Denials."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DENIALS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Where to go on; empty when this was the last page."""
+    @builtins.property
+    def denials(self) -> containers.RepeatedCompositeFieldContainer[Denial]:
+        """The denials, by principal."""
+
+    def __init__(
+        self,
+        *,
+        denials: abc.Iterable[Denial] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["denials", b"denials", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class WatchRevocationsRequest(message.Message):
+    """Asks for revocations."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: builtins.int
+    revision: builtins.int
+    """The revision that the watcher has, from the last response it saw; 0 means that it keeps nothing yet."""
+    def __init__(
+        self,
+        *,
+        revision: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class WatchRevocationsResponse(message.Message):
+    """What was revoked."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: builtins.int
+    RESET_FIELD_NUMBER: builtins.int
+    REVOCATIONS_FIELD_NUMBER: builtins.int
+    revision: builtins.int
+    """The revision after these."""
+    reset: builtins.bool
+    """True if auth cannot tell all that was revoked since the watcher's revision: it forgets everything that it keeps."""
+    @builtins.property
+    def revocations(self) -> containers.RepeatedCompositeFieldContainer[Revocation]:
+        """What was revoked, in order. The first response, which comes at once, may have none."""
+
+    def __init__(
+        self,
+        *,
+        revision: builtins.int = ...,
+        reset: builtins.bool = ...,
+        revocations: abc.Iterable[Revocation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["reset", b"reset", "revision", b"revision", "revocations", b"revocations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Revocation(message.Message):
+    """Something that is good no longer."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: builtins.int
+    PRINCIPAL_FIELD_NUMBER: builtins.int
+    START_FIELD_NUMBER: builtins.int
+    key: builtins.str
+    """A key, `keys/{key}`, and every session token that was given for it."""
+    principal: builtins.str
+    """A principal that is denied, by whatever credential, or one that is denied no longer: either way what is kept of
+    it is forgotten, and its workers' sessions end.
+    """
+    start: builtins.str
+    """A start whose enrolment was revoked, and every session token that was given for it."""
+    def __init__(
+        self,
+        *,
+        key: builtins.str = ...,
+        principal: builtins.str = ...,
+        start: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["key", b"key", "kind", b"kind", "principal", b"principal", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "kind", b"kind", "principal", b"principal", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = typing.Literal["key", "principal", "start"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+@typing.final
+class GetPolicyRequest(message.Message):
+    """Asks for the mesh's policy."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetPolicyResponse(message.Message):
+    """The mesh's policy."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class ProviderGroupsEntry(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        @builtins.property
+        def value(self) -> GroupList: ...
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: GroupList | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ACCESS_FIELD_NUMBER: builtins.int
+    PROVIDER_GROUPS_FIELD_NUMBER: builtins.int
+    SERVICE_ACCOUNTS_FIELD_NUMBER: builtins.int
+    ADMINISTRATORS_FIELD_NUMBER: builtins.int
+    QUOTAS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def access(self) -> resources_pb2.AccessPolicy:
+        """Who may use the mesh at all."""
+
+    @builtins.property
+    def provider_groups(self) -> containers.MessageMap[builtins.str, GroupList]:
+        """For an identity provider, by its id, groups any of which its users must be in."""
+
+    @builtins.property
+    def service_accounts(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The service accounts that may use the mesh: patterns of principals, `services/{client}`."""
+
+    @builtins.property
+    def administrators(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Who administers: patterns of principals, and `groups/{group}`."""
+
+    @builtins.property
+    def quotas(self) -> containers.RepeatedCompositeFieldContainer[QuotaRule]:
+        """What principals and groups may use."""
+
+    def __init__(
+        self,
+        *,
+        access: resources_pb2.AccessPolicy | None = ...,
+        provider_groups: abc.Mapping[builtins.str, GroupList] | None = ...,
+        service_accounts: abc.Iterable[builtins.str] | None = ...,
+        administrators: abc.Iterable[builtins.str] | None = ...,
+        quotas: abc.Iterable[QuotaRule] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["access", b"access"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["access", b"access", "administrators", b"administrators", "provider_groups", b"provider_groups", "quotas", b"quotas", "service_accounts", b"service_accounts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GroupList(message.Message):
+    """Groups."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    GROUPS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def groups(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The groups."""
+
+    def __init__(
+        self,
+        *,
+        groups: abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["groups", b"groups"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class QuotaRule(message.Message):
+    """What principals or groups may use."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: builtins.int
+    QUOTA_FIELD_NUMBER: builtins.int
+    subject: builtins.str
+    """A pattern of principals, each of whom has the quota, or `groups/{group}`, whose members share it."""
+    @builtins.property
+    def quota(self) -> resources_pb2.Quota:
+        """How much."""
+
+    def __init__(
+        self,
+        *,
+        subject: builtins.str = ...,
+        quota: resources_pb2.Quota | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["quota", b"quota"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["quota", b"quota", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetPrincipalRequest(message.Message):
+    """Asks what is known of a principal."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """`users/{user}`, `services/{service}`, `workers/{worker}`, or a key, `keys/{key}`."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetPrincipalResponse(message.Message):
+    """What is known of it."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PRINCIPAL_FIELD_NUMBER: builtins.int
+    LAST_USE_TIME_FIELD_NUMBER: builtins.int
+    DENIED_FIELD_NUMBER: builtins.int
+    denied: builtins.bool
+    """Whether it is denied."""
+    @builtins.property
+    def principal(self) -> Principal:
+        """Who it is and what it may do."""
+
+    @builtins.property
+    def last_use_time(self) -> timestamp_pb2.Timestamp:
+        """When it was last seen; absent for a key that was not used."""
+
+    def __init__(
+        self,
+        *,
+        principal: Principal | None = ...,
+        last_use_time: timestamp_pb2.Timestamp | None = ...,
+        denied: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["last_use_time", b"last_use_time", "principal", b"principal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["denied", b"denied", "last_use_time", b"last_use_time", "principal", b"principal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class AuthServiceStub(object):
-    """Judges credentials, and keeps API keys. Every RPC needs a key itself (`authorization: Bearer …`): judging needs the
-    role `service`, keeping keys needs `admin`.
+    """Judges credentials, and keeps API keys. Every RPC needs a credential itself (`authorization: Bearer …`, or a client's
+    certificate): judging needs the role `service`, keeping keys needs `admin`.
     """
 
     def __init__(self, channel):
@@ -81,15 +81,52 @@ class AuthServiceStub(object):
                 request_serializer=weft_dot_auth_dot_v1_dot_auth__pb2.RevokeKeyRequest.SerializeToString,
                 response_deserializer=weft_dot_auth_dot_v1_dot_auth__pb2.RevokeKeyResponse.FromString,
                 _registered_method=True)
+        self.RotateKey = channel.unary_unary(
+                '/weft.auth.v1.AuthService/RotateKey',
+                request_serializer=weft_dot_auth_dot_v1_dot_auth__pb2.RotateKeyRequest.SerializeToString,
+                response_deserializer=weft_dot_auth_dot_v1_dot_auth__pb2.RotateKeyResponse.FromString,
+                _registered_method=True)
+        self.DenyPrincipal = channel.unary_unary(
+                '/weft.auth.v1.AuthService/DenyPrincipal',
+                request_serializer=weft_dot_auth_dot_v1_dot_auth__pb2.DenyPrincipalRequest.SerializeToString,
+                response_deserializer=weft_dot_auth_dot_v1_dot_auth__pb2.DenyPrincipalResponse.FromString,
+                _registered_method=True)
+        self.AdmitPrincipal = channel.unary_unary(
+                '/weft.auth.v1.AuthService/AdmitPrincipal',
+                request_serializer=weft_dot_auth_dot_v1_dot_auth__pb2.AdmitPrincipalRequest.SerializeToString,
+                response_deserializer=weft_dot_auth_dot_v1_dot_auth__pb2.AdmitPrincipalResponse.FromString,
+                _registered_method=True)
+        self.ListDenials = channel.unary_unary(
+                '/weft.auth.v1.AuthService/ListDenials',
+                request_serializer=weft_dot_auth_dot_v1_dot_auth__pb2.ListDenialsRequest.SerializeToString,
+                response_deserializer=weft_dot_auth_dot_v1_dot_auth__pb2.ListDenialsResponse.FromString,
+                _registered_method=True)
+        self.WatchRevocations = channel.unary_stream(
+                '/weft.auth.v1.AuthService/WatchRevocations',
+                request_serializer=weft_dot_auth_dot_v1_dot_auth__pb2.WatchRevocationsRequest.SerializeToString,
+                response_deserializer=weft_dot_auth_dot_v1_dot_auth__pb2.WatchRevocationsResponse.FromString,
+                _registered_method=True)
+        self.GetPolicy = channel.unary_unary(
+                '/weft.auth.v1.AuthService/GetPolicy',
+                request_serializer=weft_dot_auth_dot_v1_dot_auth__pb2.GetPolicyRequest.SerializeToString,
+                response_deserializer=weft_dot_auth_dot_v1_dot_auth__pb2.GetPolicyResponse.FromString,
+                _registered_method=True)
+        self.GetPrincipal = channel.unary_unary(
+                '/weft.auth.v1.AuthService/GetPrincipal',
+                request_serializer=weft_dot_auth_dot_v1_dot_auth__pb2.GetPrincipalRequest.SerializeToString,
+                response_deserializer=weft_dot_auth_dot_v1_dot_auth__pb2.GetPrincipalResponse.FromString,
+                _registered_method=True)
 
 
 class AuthServiceServicer(object):
-    """Judges credentials, and keeps API keys. Every RPC needs a key itself (`authorization: Bearer …`): judging needs the
-    role `service`, keeping keys needs `admin`.
+    """Judges credentials, and keeps API keys. Every RPC needs a credential itself (`authorization: Bearer …`, or a client's
+    certificate): judging needs the role `service`, keeping keys needs `admin`.
     """
 
     def Authenticate(self, request, context):
-        """Tells whose a credential is. An unknown one is UNAUTHENTICATED.
+        """Tells whose a credential is: an API key's, a Globus Auth token's, that of a token of another issuer, or a
+        certificate's. An unknown one is UNAUTHENTICATED; a known identity that the mesh's policy refuses, or that an
+        administrator has denied, is PERMISSION_DENIED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -153,6 +190,55 @@ class AuthServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RotateKey(self, request, context):
+        """Makes a successor of a key, for the same principal and with the same scope. The old key stays good for the overlap.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DenyPrincipal(self, request, context):
+        """Denies a principal everything, by whatever credential, until it is admitted again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AdmitPrincipal(self, request, context):
+        """Ends the denial of a principal.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDenials(self, request, context):
+        """Lists the principals that are denied, by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchRevocations(self, request, context):
+        """Tells each revocation as it happens: whoever keeps what Authenticate answered forgets it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPolicy(self, request, context):
+        """Gives the mesh's policy, as auth decides by it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPrincipal(self, request, context):
+        """Gives what auth knows of a principal: by its last credential that was judged, or by a key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuthServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -201,6 +287,41 @@ def add_AuthServiceServicer_to_server(servicer, server):
                     request_deserializer=weft_dot_auth_dot_v1_dot_auth__pb2.RevokeKeyRequest.FromString,
                     response_serializer=weft_dot_auth_dot_v1_dot_auth__pb2.RevokeKeyResponse.SerializeToString,
             ),
+            'RotateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateKey,
+                    request_deserializer=weft_dot_auth_dot_v1_dot_auth__pb2.RotateKeyRequest.FromString,
+                    response_serializer=weft_dot_auth_dot_v1_dot_auth__pb2.RotateKeyResponse.SerializeToString,
+            ),
+            'DenyPrincipal': grpc.unary_unary_rpc_method_handler(
+                    servicer.DenyPrincipal,
+                    request_deserializer=weft_dot_auth_dot_v1_dot_auth__pb2.DenyPrincipalRequest.FromString,
+                    response_serializer=weft_dot_auth_dot_v1_dot_auth__pb2.DenyPrincipalResponse.SerializeToString,
+            ),
+            'AdmitPrincipal': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdmitPrincipal,
+                    request_deserializer=weft_dot_auth_dot_v1_dot_auth__pb2.AdmitPrincipalRequest.FromString,
+                    response_serializer=weft_dot_auth_dot_v1_dot_auth__pb2.AdmitPrincipalResponse.SerializeToString,
+            ),
+            'ListDenials': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDenials,
+                    request_deserializer=weft_dot_auth_dot_v1_dot_auth__pb2.ListDenialsRequest.FromString,
+                    response_serializer=weft_dot_auth_dot_v1_dot_auth__pb2.ListDenialsResponse.SerializeToString,
+            ),
+            'WatchRevocations': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchRevocations,
+                    request_deserializer=weft_dot_auth_dot_v1_dot_auth__pb2.WatchRevocationsRequest.FromString,
+                    response_serializer=weft_dot_auth_dot_v1_dot_auth__pb2.WatchRevocationsResponse.SerializeToString,
+            ),
+            'GetPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPolicy,
+                    request_deserializer=weft_dot_auth_dot_v1_dot_auth__pb2.GetPolicyRequest.FromString,
+                    response_serializer=weft_dot_auth_dot_v1_dot_auth__pb2.GetPolicyResponse.SerializeToString,
+            ),
+            'GetPrincipal': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPrincipal,
+                    request_deserializer=weft_dot_auth_dot_v1_dot_auth__pb2.GetPrincipalRequest.FromString,
+                    response_serializer=weft_dot_auth_dot_v1_dot_auth__pb2.GetPrincipalResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'weft.auth.v1.AuthService', rpc_method_handlers)
@@ -210,8 +331,8 @@ def add_AuthServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AuthService(object):
-    """Judges credentials, and keeps API keys. Every RPC needs a key itself (`authorization: Bearer …`): judging needs the
-    role `service`, keeping keys needs `admin`.
+    """Judges credentials, and keeps API keys. Every RPC needs a credential itself (`authorization: Bearer …`, or a client's
+    certificate): judging needs the role `service`, keeping keys needs `admin`.
     """
 
     @staticmethod
@@ -447,6 +568,195 @@ class AuthService(object):
             '/weft.auth.v1.AuthService/RevokeKey',
             weft_dot_auth_dot_v1_dot_auth__pb2.RevokeKeyRequest.SerializeToString,
             weft_dot_auth_dot_v1_dot_auth__pb2.RevokeKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weft.auth.v1.AuthService/RotateKey',
+            weft_dot_auth_dot_v1_dot_auth__pb2.RotateKeyRequest.SerializeToString,
+            weft_dot_auth_dot_v1_dot_auth__pb2.RotateKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DenyPrincipal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weft.auth.v1.AuthService/DenyPrincipal',
+            weft_dot_auth_dot_v1_dot_auth__pb2.DenyPrincipalRequest.SerializeToString,
+            weft_dot_auth_dot_v1_dot_auth__pb2.DenyPrincipalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AdmitPrincipal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weft.auth.v1.AuthService/AdmitPrincipal',
+            weft_dot_auth_dot_v1_dot_auth__pb2.AdmitPrincipalRequest.SerializeToString,
+            weft_dot_auth_dot_v1_dot_auth__pb2.AdmitPrincipalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDenials(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weft.auth.v1.AuthService/ListDenials',
+            weft_dot_auth_dot_v1_dot_auth__pb2.ListDenialsRequest.SerializeToString,
+            weft_dot_auth_dot_v1_dot_auth__pb2.ListDenialsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchRevocations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/weft.auth.v1.AuthService/WatchRevocations',
+            weft_dot_auth_dot_v1_dot_auth__pb2.WatchRevocationsRequest.SerializeToString,
+            weft_dot_auth_dot_v1_dot_auth__pb2.WatchRevocationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weft.auth.v1.AuthService/GetPolicy',
+            weft_dot_auth_dot_v1_dot_auth__pb2.GetPolicyRequest.SerializeToString,
+            weft_dot_auth_dot_v1_dot_auth__pb2.GetPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPrincipal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weft.auth.v1.AuthService/GetPrincipal',
+            weft_dot_auth_dot_v1_dot_auth__pb2.GetPrincipalRequest.SerializeToString,
+            weft_dot_auth_dot_v1_dot_auth__pb2.GetPrincipalResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -13,13 +13,16 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AuthServiceStub:
-    """Judges credentials, and keeps API keys. Every RPC needs a key itself (`authorization: Bearer …`): judging needs the
-    role `service`, keeping keys needs `admin`.
+    """Judges credentials, and keeps API keys. Every RPC needs a credential itself (`authorization: Bearer …`, or a client's
+    certificate): judging needs the role `service`, keeping keys needs `admin`.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Authenticate: _aio.UnaryUnaryMultiCallable[_auth_pb2.AuthenticateRequest, _auth_pb2.AuthenticateResponse]
-    """Tells whose a credential is. An unknown one is UNAUTHENTICATED."""
+    """Tells whose a credential is: an API key's, a Globus Auth token's, that of a token of another issuer, or a
+    certificate's. An unknown one is UNAUTHENTICATED; a known identity that the mesh's policy refuses, or that an
+    administrator has denied, is PERMISSION_DENIED.
+    """
     IssueSessionToken: _aio.UnaryUnaryMultiCallable[_auth_pb2.IssueSessionTokenRequest, _auth_pb2.IssueSessionTokenResponse]
     """Makes a session token for a worker whose key has the role `worker` and may serve that endpoint, or that shows an
     enrolment token.
@@ -40,10 +43,24 @@ class AuthServiceStub:
     """Lists keys by name."""
     RevokeKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.RevokeKeyRequest, _auth_pb2.RevokeKeyResponse]
     """Revokes a key for good. It stays listed."""
+    RotateKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.RotateKeyRequest, _auth_pb2.RotateKeyResponse]
+    """Makes a successor of a key, for the same principal and with the same scope. The old key stays good for the overlap."""
+    DenyPrincipal: _aio.UnaryUnaryMultiCallable[_auth_pb2.DenyPrincipalRequest, _auth_pb2.DenyPrincipalResponse]
+    """Denies a principal everything, by whatever credential, until it is admitted again."""
+    AdmitPrincipal: _aio.UnaryUnaryMultiCallable[_auth_pb2.AdmitPrincipalRequest, _auth_pb2.AdmitPrincipalResponse]
+    """Ends the denial of a principal."""
+    ListDenials: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListDenialsRequest, _auth_pb2.ListDenialsResponse]
+    """Lists the principals that are denied, by name."""
+    WatchRevocations: _aio.UnaryStreamMultiCallable[_auth_pb2.WatchRevocationsRequest, _auth_pb2.WatchRevocationsResponse]
+    """Tells each revocation as it happens: whoever keeps what Authenticate answered forgets it."""
+    GetPolicy: _aio.UnaryUnaryMultiCallable[_auth_pb2.GetPolicyRequest, _auth_pb2.GetPolicyResponse]
+    """Gives the mesh's policy, as auth decides by it."""
+    GetPrincipal: _aio.UnaryUnaryMultiCallable[_auth_pb2.GetPrincipalRequest, _auth_pb2.GetPrincipalResponse]
+    """Gives what auth knows of a principal: by its last credential that was judged, or by a key."""
 
 class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Judges credentials, and keeps API keys. Every RPC needs a key itself (`authorization: Bearer …`): judging needs the
-    role `service`, keeping keys needs `admin`.
+    """Judges credentials, and keeps API keys. Every RPC needs a credential itself (`authorization: Bearer …`, or a client's
+    certificate): judging needs the role `service`, keeping keys needs `admin`.
     """
 
     @_abc_1.abstractmethod
@@ -52,7 +69,10 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_pb2.AuthenticateRequest,
         context: _aio.ServicerContext[_auth_pb2.AuthenticateRequest, _abc.Awaitable[_auth_pb2.AuthenticateResponse]],
     ) -> _abc.Awaitable[_auth_pb2.AuthenticateResponse]:
-        """Tells whose a credential is. An unknown one is UNAUTHENTICATED."""
+        """Tells whose a credential is: an API key's, a Globus Auth token's, that of a token of another issuer, or a
+        certificate's. An unknown one is UNAUTHENTICATED; a known identity that the mesh's policy refuses, or that an
+        administrator has denied, is PERMISSION_DENIED.
+        """
 
     @_abc_1.abstractmethod
     def IssueSessionToken(
@@ -121,5 +141,61 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_auth_pb2.RevokeKeyRequest, _abc.Awaitable[_auth_pb2.RevokeKeyResponse]],
     ) -> _abc.Awaitable[_auth_pb2.RevokeKeyResponse]:
         """Revokes a key for good. It stays listed."""
+
+    @_abc_1.abstractmethod
+    def RotateKey(
+        self,
+        request: _auth_pb2.RotateKeyRequest,
+        context: _aio.ServicerContext[_auth_pb2.RotateKeyRequest, _abc.Awaitable[_auth_pb2.RotateKeyResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.RotateKeyResponse]:
+        """Makes a successor of a key, for the same principal and with the same scope. The old key stays good for the overlap."""
+
+    @_abc_1.abstractmethod
+    def DenyPrincipal(
+        self,
+        request: _auth_pb2.DenyPrincipalRequest,
+        context: _aio.ServicerContext[_auth_pb2.DenyPrincipalRequest, _abc.Awaitable[_auth_pb2.DenyPrincipalResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.DenyPrincipalResponse]:
+        """Denies a principal everything, by whatever credential, until it is admitted again."""
+
+    @_abc_1.abstractmethod
+    def AdmitPrincipal(
+        self,
+        request: _auth_pb2.AdmitPrincipalRequest,
+        context: _aio.ServicerContext[_auth_pb2.AdmitPrincipalRequest, _abc.Awaitable[_auth_pb2.AdmitPrincipalResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.AdmitPrincipalResponse]:
+        """Ends the denial of a principal."""
+
+    @_abc_1.abstractmethod
+    def ListDenials(
+        self,
+        request: _auth_pb2.ListDenialsRequest,
+        context: _aio.ServicerContext[_auth_pb2.ListDenialsRequest, _abc.Awaitable[_auth_pb2.ListDenialsResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.ListDenialsResponse]:
+        """Lists the principals that are denied, by name."""
+
+    @_abc_1.abstractmethod
+    def WatchRevocations(
+        self,
+        request: _auth_pb2.WatchRevocationsRequest,
+        context: _aio.ServicerContext[_auth_pb2.WatchRevocationsRequest, _abc.AsyncIterator[_auth_pb2.WatchRevocationsResponse]],
+    ) -> _abc.AsyncIterator[_auth_pb2.WatchRevocationsResponse]:
+        """Tells each revocation as it happens: whoever keeps what Authenticate answered forgets it."""
+
+    @_abc_1.abstractmethod
+    def GetPolicy(
+        self,
+        request: _auth_pb2.GetPolicyRequest,
+        context: _aio.ServicerContext[_auth_pb2.GetPolicyRequest, _abc.Awaitable[_auth_pb2.GetPolicyResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.GetPolicyResponse]:
+        """Gives the mesh's policy, as auth decides by it."""
+
+    @_abc_1.abstractmethod
+    def GetPrincipal(
+        self,
+        request: _auth_pb2.GetPrincipalRequest,
+        context: _aio.ServicerContext[_auth_pb2.GetPrincipalRequest, _abc.Awaitable[_auth_pb2.GetPrincipalResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.GetPrincipalResponse]:
+        """Gives what auth knows of a principal: by its last credential that was judged, or by a key."""
 
 def add_AuthServiceServicer_to_server(servicer: AuthServiceServicer, server: _aio.Server) -> None: ...

@@ -3,9 +3,11 @@
 isort:skip_file
 The errors that Weft itself gives. What vLLM answers, its errors included, passes through unchanged and is not here."""
 
+from collections import abc as abc
 from google.protobuf import descriptor as descriptor
 from google.protobuf import duration_pb2 as duration_pb2
 from google.protobuf import message as message
+from google.protobuf.internal import containers as containers
 from google.protobuf.internal import enum_type_wrapper as enum_type_wrapper
 import builtins as builtins
 import sys
@@ -110,6 +112,26 @@ class _ReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTyp
     """The launcher cannot be reached, or its storage failed."""
     REASON_MODEL_STARTING: _Reason.ValueType  # 42
     """No worker serves the model yet; one is being started."""
+    REASON_IDENTITY_FORBIDDEN: _Reason.ValueType  # 43
+    """The caller is known, and the mesh does not admit them: their domain, provider or groups, or an administrator's
+    denial.
+    """
+    REASON_SESSION_INSUFFICIENT: _Reason.ValueType  # 44
+    """The caller is known and may use this, but has logged in too long ago, or without a second factor."""
+    REASON_FRAMEWORK_UNSUPPORTED: _Reason.ValueType  # 45
+    """The framework that a URL names is not one of its cluster's."""
+    REASON_OPERATION_UNSUPPORTED: _Reason.ValueType  # 46
+    """The cluster does not offer the operation."""
+    REASON_REQUESTS_EXHAUSTED: _Reason.ValueType  # 47
+    """Too many calls in a second."""
+    REASON_TOKENS_EXHAUSTED: _Reason.ValueType  # 48
+    """Too many tokens in a minute or a day."""
+    REASON_CALLS_EXHAUSTED: _Reason.ValueType  # 49
+    """Too many calls at once."""
+    REASON_TOKENS_ABOVE_LIMIT: _Reason.ValueType  # 50
+    """The call's bound of tokens is above a limit as a whole: it can never fit."""
+    REASON_LIMITS_UNAVAILABLE: _Reason.ValueType  # 51
+    """Limits cannot be kept, as the store that counts is away."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why Weft refused or ended something. Each reason's HTTP and gRPC status, its OpenAI `type` and `code`, its sentence
@@ -203,6 +225,26 @@ REASON_LAUNCHER_UNAVAILABLE: Reason.ValueType  # 41
 """The launcher cannot be reached, or its storage failed."""
 REASON_MODEL_STARTING: Reason.ValueType  # 42
 """No worker serves the model yet; one is being started."""
+REASON_IDENTITY_FORBIDDEN: Reason.ValueType  # 43
+"""The caller is known, and the mesh does not admit them: their domain, provider or groups, or an administrator's
+denial.
+"""
+REASON_SESSION_INSUFFICIENT: Reason.ValueType  # 44
+"""The caller is known and may use this, but has logged in too long ago, or without a second factor."""
+REASON_FRAMEWORK_UNSUPPORTED: Reason.ValueType  # 45
+"""The framework that a URL names is not one of its cluster's."""
+REASON_OPERATION_UNSUPPORTED: Reason.ValueType  # 46
+"""The cluster does not offer the operation."""
+REASON_REQUESTS_EXHAUSTED: Reason.ValueType  # 47
+"""Too many calls in a second."""
+REASON_TOKENS_EXHAUSTED: Reason.ValueType  # 48
+"""Too many tokens in a minute or a day."""
+REASON_CALLS_EXHAUSTED: Reason.ValueType  # 49
+"""Too many calls at once."""
+REASON_TOKENS_ABOVE_LIMIT: Reason.ValueType  # 50
+"""The call's bound of tokens is above a limit as a whole: it can never fit."""
+REASON_LIMITS_UNAVAILABLE: Reason.ValueType  # 51
+"""Limits cannot be kept, as the store that counts is away."""
 
 @typing.final
 class Error(message.Message):
@@ -214,6 +256,8 @@ class Error(message.Message):
     MESSAGE_FIELD_NUMBER: builtins.int
     PARAM_FIELD_NUMBER: builtins.int
     RETRY_AFTER_FIELD_NUMBER: builtins.int
+    VIOLATIONS_FIELD_NUMBER: builtins.int
+    HEADERS_FIELD_NUMBER: builtins.int
     reason: Reason.ValueType
     """Why."""
     message: builtins.str
@@ -224,6 +268,14 @@ class Error(message.Message):
     def retry_after(self) -> duration_pb2.Duration:
         """When it may be worth trying again; absent when unknown."""
 
+    @builtins.property
+    def violations(self) -> containers.RepeatedCompositeFieldContainer[QuotaViolation]:
+        """The limits that were reached."""
+
+    @builtins.property
+    def headers(self) -> containers.RepeatedCompositeFieldContainer[ErrorHeader]:
+        """Headers that go with the error over HTTP: how much is left of the limits."""
+
     def __init__(
         self,
         *,
@@ -231,9 +283,59 @@ class Error(message.Message):
         message: builtins.str = ...,
         param: builtins.str = ...,
         retry_after: duration_pb2.Duration | None = ...,
+        violations: abc.Iterable[QuotaViolation] | None = ...,
+        headers: abc.Iterable[ErrorHeader] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["retry_after", b"retry_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["message", b"message", "param", b"param", "reason", b"reason", "retry_after", b"retry_after"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["headers", b"headers", "message", b"message", "param", b"param", "reason", b"reason", "retry_after", b"retry_after", "violations", b"violations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class QuotaViolation(message.Message):
+    """A limit that was reached."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: builtins.int
+    DESCRIPTION_FIELD_NUMBER: builtins.int
+    subject: builtins.str
+    """Whose: `users/alice`, `groups/…`, `routes/llama`, `clusters/sophia/endpoints/llama`."""
+    description: builtins.str
+    """Which, and how much: `1000 tokens per minute`."""
+    def __init__(
+        self,
+        *,
+        subject: builtins.str = ...,
+        description: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["description", b"description", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ErrorHeader(message.Message):
+    """A header."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Its name, in lower case."""
+    value: builtins.str
+    """Its value."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        value: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["name", b"name", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

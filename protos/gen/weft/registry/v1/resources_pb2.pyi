@@ -114,6 +114,8 @@ class Cluster(message.Message):
     ETAG_FIELD_NUMBER: builtins.int
     CREATE_TIME_FIELD_NUMBER: builtins.int
     UPDATE_TIME_FIELD_NUMBER: builtins.int
+    ACCESS_FIELD_NUMBER: builtins.int
+    LIMITS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """`clusters/{cluster}`."""
     display_name: builtins.str
@@ -152,6 +154,14 @@ class Cluster(message.Message):
     def update_time(self) -> timestamp_pb2.Timestamp:
         """When it last changed."""
 
+    @builtins.property
+    def access(self) -> AccessPolicy:
+        """Who may use its endpoints; absent means everybody whom the mesh admits."""
+
+    @builtins.property
+    def limits(self) -> Limits:
+        """The limits of all its endpoints together; absent means none."""
+
     def __init__(
         self,
         *,
@@ -167,10 +177,12 @@ class Cluster(message.Message):
         etag: builtins.str = ...,
         create_time: timestamp_pb2.Timestamp | None = ...,
         update_time: timestamp_pb2.Timestamp | None = ...,
+        access: AccessPolicy | None = ...,
+        limits: Limits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["create_time", b"create_time", "queue_status", b"queue_status", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["access", b"access", "create_time", b"create_time", "limits", b"limits", "queue_status", b"queue_status", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["availability", b"availability", "create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "frameworks", b"frameworks", "labels", b"labels", "name", b"name", "notice", b"notice", "operations", b"operations", "queue_status", b"queue_status", "status_url", b"status_url", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["access", b"access", "availability", b"availability", "create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "frameworks", b"frameworks", "labels", b"labels", "limits", b"limits", "name", b"name", "notice", b"notice", "operations", b"operations", "queue_status", b"queue_status", "status_url", b"status_url", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -250,7 +262,7 @@ class Endpoint(message.Message):
 
     @builtins.property
     def access(self) -> AccessPolicy:
-        """Who may use it; absent means everybody whom the route allows."""
+        """Who may use it; absent means everybody whom its cluster and the route admit."""
 
     @builtins.property
     def limits(self) -> Limits:
@@ -633,53 +645,143 @@ class FunctionVersion(message.Message):
 
 @typing.final
 class AccessPolicy(message.Message):
-    """Who may use an endpoint."""
+    """Who may use a cluster, an endpoint, a route or the mesh. All conditions must hold, one of the values of each is
+    enough, and an empty one is no condition.
+    """
 
     DESCRIPTOR: descriptor.Descriptor
 
     ALLOWED_GLOBUS_GROUPS_FIELD_NUMBER: builtins.int
     ALLOWED_DOMAINS_FIELD_NUMBER: builtins.int
+    ALLOWED_IDENTITY_PROVIDERS_FIELD_NUMBER: builtins.int
+    ALLOWED_PRINCIPALS_FIELD_NUMBER: builtins.int
+    AUTHENTICATION_POLICIES_FIELD_NUMBER: builtins.int
+    MAX_SESSION_AGE_FIELD_NUMBER: builtins.int
+    REQUIRE_MFA_FIELD_NUMBER: builtins.int
+    require_mfa: builtins.bool
+    """High assurance: whether the caller must have logged in with a second factor."""
     @builtins.property
     def allowed_globus_groups(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Globus groups, any of which is enough; empty means no condition."""
+        """Groups: UUIDs of Globus Groups, or the names that another issuer gives."""
 
     @builtins.property
     def allowed_domains(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Domains of identities, any of which is enough; empty means no condition."""
+        """Domains of identities; `*.anl.gov` stands for every domain below it."""
+
+    @builtins.property
+    def allowed_identity_providers(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Identity providers: UUIDs of Globus Auth's, or issuers' URLs."""
+
+    @builtins.property
+    def allowed_principals(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Patterns of principals who need meet none of the three conditions above: `services/hpc-portal`, `users/alice*`."""
+
+    @builtins.property
+    def authentication_policies(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Authentication policies of Globus Auth, by UUID, each of which the caller's session must satisfy."""
+
+    @builtins.property
+    def max_session_age(self) -> duration_pb2.Duration:
+        """High assurance: how long ago the caller may have logged in, at most; absent means for ever. Callers whose login's
+        time is unknown, such as API keys, are refused.
+        """
 
     def __init__(
         self,
         *,
         allowed_globus_groups: abc.Iterable[builtins.str] | None = ...,
         allowed_domains: abc.Iterable[builtins.str] | None = ...,
+        allowed_identity_providers: abc.Iterable[builtins.str] | None = ...,
+        allowed_principals: abc.Iterable[builtins.str] | None = ...,
+        authentication_policies: abc.Iterable[builtins.str] | None = ...,
+        max_session_age: duration_pb2.Duration | None = ...,
+        require_mfa: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["max_session_age", b"max_session_age"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["allowed_domains", b"allowed_domains", "allowed_globus_groups", b"allowed_globus_groups", "allowed_identity_providers", b"allowed_identity_providers", "allowed_principals", b"allowed_principals", "authentication_policies", b"authentication_policies", "max_session_age", b"max_session_age", "require_mfa", b"require_mfa"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Quota(message.Message):
+    """How much may be used. 0 means without limit. Tokens are those of prompts and answers together, and count in the
+    minute and the day in which their call began.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REQUESTS_PER_SECOND_FIELD_NUMBER: builtins.int
+    CONCURRENT_CALLS_FIELD_NUMBER: builtins.int
+    TOKENS_PER_MINUTE_FIELD_NUMBER: builtins.int
+    TOKENS_PER_DAY_FIELD_NUMBER: builtins.int
+    requests_per_second: builtins.float
+    """Calls that begin within a second."""
+    concurrent_calls: builtins.int
+    """Calls that are open at once."""
+    tokens_per_minute: builtins.int
+    """Tokens within any 60 seconds."""
+    tokens_per_day: builtins.int
+    """Tokens within any 24 hours."""
+    def __init__(
+        self,
+        *,
+        requests_per_second: builtins.float = ...,
+        concurrent_calls: builtins.int = ...,
+        tokens_per_minute: builtins.int = ...,
+        tokens_per_day: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["allowed_domains", b"allowed_domains", "allowed_globus_groups", b"allowed_globus_groups"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["concurrent_calls", b"concurrent_calls", "requests_per_second", b"requests_per_second", "tokens_per_day", b"tokens_per_day", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
 class Limits(message.Message):
-    """Limits of an endpoint."""
+    """The limits of a cluster, an endpoint or a route."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     TOKENS_PER_MINUTE_FIELD_NUMBER: builtins.int
     TOKENS_PER_MINUTE_PER_USER_FIELD_NUMBER: builtins.int
+    REQUESTS_PER_SECOND_FIELD_NUMBER: builtins.int
+    REQUESTS_PER_SECOND_PER_USER_FIELD_NUMBER: builtins.int
+    CONCURRENT_CALLS_FIELD_NUMBER: builtins.int
+    CONCURRENT_CALLS_PER_USER_FIELD_NUMBER: builtins.int
+    TOKENS_PER_DAY_FIELD_NUMBER: builtins.int
+    TOKENS_PER_DAY_PER_USER_FIELD_NUMBER: builtins.int
     tokens_per_minute: builtins.int
     """Tokens per minute of all callers together; 0 means none."""
     tokens_per_minute_per_user: builtins.int
     """Tokens per minute of one caller; 0 means none."""
+    requests_per_second: builtins.float
+    """Calls of all callers together that begin within a second; 0 means none."""
+    requests_per_second_per_user: builtins.float
+    """Calls of one caller that begin within a second; 0 means none."""
+    concurrent_calls: builtins.int
+    """Calls of all callers together that are open at once; 0 means none."""
+    concurrent_calls_per_user: builtins.int
+    """Calls of one caller that are open at once; 0 means none."""
+    tokens_per_day: builtins.int
+    """Tokens within 24 hours of all callers together; 0 means none."""
+    tokens_per_day_per_user: builtins.int
+    """Tokens within 24 hours of one caller; 0 means none."""
     def __init__(
         self,
         *,
         tokens_per_minute: builtins.int = ...,
         tokens_per_minute_per_user: builtins.int = ...,
+        requests_per_second: builtins.float = ...,
+        requests_per_second_per_user: builtins.float = ...,
+        concurrent_calls: builtins.int = ...,
+        concurrent_calls_per_user: builtins.int = ...,
+        tokens_per_day: builtins.int = ...,
+        tokens_per_day_per_user: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["tokens_per_minute", b"tokens_per_minute", "tokens_per_minute_per_user", b"tokens_per_minute_per_user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["concurrent_calls", b"concurrent_calls", "concurrent_calls_per_user", b"concurrent_calls_per_user", "requests_per_second", b"requests_per_second", "requests_per_second_per_user", b"requests_per_second_per_user", "tokens_per_day", b"tokens_per_day", "tokens_per_day_per_user", b"tokens_per_day_per_user", "tokens_per_minute", b"tokens_per_minute", "tokens_per_minute_per_user", b"tokens_per_minute_per_user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -720,6 +822,8 @@ class Route(message.Message):
     ETAG_FIELD_NUMBER: builtins.int
     CREATE_TIME_FIELD_NUMBER: builtins.int
     UPDATE_TIME_FIELD_NUMBER: builtins.int
+    ACCESS_FIELD_NUMBER: builtins.int
+    LIMITS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """`routes/{route}`."""
     model: builtins.str
@@ -746,6 +850,14 @@ class Route(message.Message):
     def update_time(self) -> timestamp_pb2.Timestamp:
         """When it last changed."""
 
+    @builtins.property
+    def access(self) -> AccessPolicy:
+        """Who may use it; absent means everybody whom an endpoint behind it admits."""
+
+    @builtins.property
+    def limits(self) -> Limits:
+        """Its limits; absent means none."""
+
     def __init__(
         self,
         *,
@@ -758,10 +870,12 @@ class Route(message.Message):
         etag: builtins.str = ...,
         create_time: timestamp_pb2.Timestamp | None = ...,
         update_time: timestamp_pb2.Timestamp | None = ...,
+        access: AccessPolicy | None = ...,
+        limits: Limits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["access", b"access", "create_time", b"create_time", "limits", b"limits", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["create_time", b"create_time", "description", b"description", "display_name", b"display_name", "etag", b"etag", "labels", b"labels", "model", b"model", "name", b"name", "targets", b"targets", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["access", b"access", "create_time", b"create_time", "description", b"description", "display_name", b"display_name", "etag", b"etag", "labels", b"labels", "limits", b"limits", "model", b"model", "name", b"name", "targets", b"targets", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
