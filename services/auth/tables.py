@@ -11,6 +11,9 @@ from services.runtime.database import NAME
 VERSION_TABLE: Final = "auth_version"
 """Named so that auth may share a database with the registry."""
 
+_NUMBER: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+"""SQLite counts up only what it calls INTEGER."""
+
 metadata: Final = sa.MetaData()
 
 keys: Final = sa.Table(
@@ -27,6 +30,10 @@ keys: Final = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("expires_at", sa.Double),
     sa.Column("revoked_at", sa.Double),
+    sa.Column("allow_operations", sa.JSON, nullable=False, server_default="[]"),
+    sa.Column("groups", sa.JSON, nullable=False, server_default="[]"),
+    sa.Column("last_used_at", sa.Double),
+    sa.Column("successor", sa.Text, nullable=False, server_default=""),
 )
 signing_keys: Final = sa.Table(
     "auth_signing_keys",
@@ -53,3 +60,28 @@ enrolment_tokens: Final = sa.Table(
     sa.Column("digest", sa.LargeBinary, nullable=False),
     sa.Column("start", NAME, sa.ForeignKey("auth_enrolments.start"), nullable=False, index=True),
 )
+denials: Final = sa.Table(
+    "auth_denials",
+    metadata,
+    sa.Column("principal", NAME, primary_key=True),
+    sa.Column("comment", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+)
+revocations: Final = sa.Table(
+    "auth_revocations",
+    metadata,
+    sa.Column("revision", _NUMBER, primary_key=True, autoincrement=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("revoked_at", sa.Double, nullable=False, index=True),
+    sqlite_autoincrement=True,
+)
+"""Never used again: a revision that a watcher has must not come back for something else."""
+principals: Final = sa.Table(
+    "auth_principals",
+    metadata,
+    sa.Column("name", NAME, primary_key=True),
+    sa.Column("principal", sa.LargeBinary, nullable=False),
+    sa.Column("last_used_at", sa.Double, nullable=False, index=True),
+)
+"""Those that were seen, each as the `weft.auth.v1.Principal` that auth last answered."""
