@@ -55,7 +55,11 @@ class Issuer:
             if (parts := enrolment.split(credential)) is not None:
                 claims = await self._enrolled(*parts, endpoint, instance)
             else:
-                claims = self._by_key(await self._judge.look_up(credential), endpoint, instance)
+                judged = await self._judge.look_up(credential)
+                if judged.key is None:
+                    message = "A worker shows a key, an enrolment token or a session token; this is none of them."
+                    raise ServiceError(Reason.ACTION_FORBIDDEN, message)
+                claims = self._by_key(judged.key, endpoint, instance)
         return tokens.issue(signing_keys[0], claims), int(claims.expires_at)
 
     async def _renewed(self, last: SessionClaims) -> SessionClaims:

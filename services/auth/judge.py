@@ -1,11 +1,12 @@
-"""Judges credentials by the store: auth's own `Authenticator`, and what it tells others."""
+"""Judges credentials, of whatever kind: auth's own `Authenticator`, and what it tells others."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-from services.auth.keys import Key, judge, split
+from services.auth.judged import Judged
+from services.auth.keys import judge, split
 from services.auth.store import KeyStore
 from services.core.errors import Reason, ServiceError
 from services.core.principal import Principal
@@ -13,10 +14,11 @@ from services.rpc.authenticator import OWN_CREDENTIAL
 
 
 class Judge:
-    """Tells whose a credential is."""
+    """Tells whose a credential is. `max_age`, in seconds, is how long what is told of a key may be kept."""
 
-    def __init__(self, store: KeyStore, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, store: KeyStore, *, max_age: float = 30.0, clock: Callable[[], float] = time.time) -> None:
         self._store = store
+        self._max_age = max_age
         self._clock = clock
 
     async def authenticate(self, credential: str | None) -> Principal:
@@ -29,10 +31,15 @@ class Judge:
             # Told apart from a refusal of the credential inside a request, which is somebody else's.
             raise ServiceError(error.reason, error.message, param=OWN_CREDENTIAL) from error
 
-    async def look_up(self, credential: str) -> Key:
-        """The key, if it is good. Raises CREDENTIAL_INVALID, CREDENTIAL_EXPIRED or AUTH_UNAVAILABLE."""
+    async def look_up(self, credential: str) -> Judged:
+        """Whose it is, if it is good. Raises CREDENTIAL_INVALID, CREDENTIAL_EXPIRED or AUTH_UNAVAILABLE."""
+        return await self._look_up_key(credential)
+
+    async def _look_up_key(self, credential: str) -> Judged:
         parts = split(credential)
         # Something that is no key takes the same way as an unknown one.
         identity, secret = parts if parts is not None else ("", credential)
-        key = await self._store.find(identity)
-        return judge(key, secret, self._clock())
+        now = self._clock()
+        key = judge(await self._store.find(identity), secret, now)
+        left = self._max_age if key.expires_at is None else min(self._max_age, key.expires_at - now)
+        return Judged(key.principal, key.expires_at, max(0.0, left), key)

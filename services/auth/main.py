@@ -16,6 +16,7 @@ from services.auth.config import AuthConfig
 from services.auth.enrolments import EnrolmentStore
 from services.auth.issuer import Issuer
 from services.auth.judge import Judge
+from services.auth.rpcs import Parts
 from services.auth.servicer import ACCESS, SERVICE, AuthServicer
 from services.auth.store import KeyStore
 from services.auth.tokens import new_signing_key
@@ -42,9 +43,9 @@ async def serve(config: AuthConfig, process: Process) -> None:
             return
         await ensure_keys(config.bootstrap_keys, store, process.home)
         await _ensure_signing_key(store)
-        judge = Judge(store)
+        judge = Judge(store, max_age=config.max_age_s)
         issuer = Issuer(store, enrolments, judge, token_life=config.session_token_life_s)
-        servicer = AuthServicer(store, enrolments, judge, issuer, max_age=config.max_age_s)
+        servicer = AuthServicer(Parts(keys=store, enrolments=enrolments, judge=judge, issuer=issuer))
         server = GrpcServer(
             config.address,
             Boundary(ACCESS, judge),

@@ -1,0 +1,81 @@
+"""Auth's RPCs that keep API keys."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from weft.auth.v1 import auth_pb2
+
+from services.auth.keys import Key, new_key
+from services.auth.messages import from_roles, to_key_proto
+from services.auth.rpcs import Context, Rpcs, check_principal
+from services.core.errors import Reason, ServiceError
+from services.core.names import check
+from services.core.principal import Permissions, Principal, Role
+from services.rpc.paging import from_token, page_size, to_token
+from services.rpc.principal import permissions_from_proto
+
+_ANY_MODEL: Final = Permissions(allow_models=("*",))
+
+
+class KeyRpcs(Rpcs):
+    """Keeps keys."""
+
+    async def CreateKey(  # noqa: N802 - gRPC's names
+        self, request: auth_pb2.CreateKeyRequest, context: Context
+    ) -> auth_pb2.CreateKeyResponse:
+        """Makes a key, and shows it this once."""
+        check_principal(request.principal)
+        now = self._parts.clock()
+        lifetime = request.lifetime.ToMilliseconds() / 1000 if request.HasField("lifetime") else None
+        if lifetime is not None and lifetime <= 0:
+            raise ServiceError(Reason.ARGUMENT_INVALID, "'lifetime' must be above zero.", param="lifetime")
+        permissions = permissions_from_proto(request.permissions) if request.HasField("permissions") else _ANY_MODEL
+        roles = from_roles(request.roles) or frozenset({Role.USER})
+        credential, identity, hashed = new_key()
+        key = Key(
+            identity,
+            hashed,
+            Principal(request.principal, roles, permissions),
+            request.display_name,
+            now,
+            expires_at=None if lifetime is None else now + lifetime,
+        )
+        await self._parts.keys.put(key)
+        return auth_pb2.CreateKeyResponse(key=credential, resource=to_key_proto(key))
+
+    async def GetKey(self, request: auth_pb2.GetKeyRequest, context: Context) -> auth_pb2.GetKeyResponse:  # noqa: N802
+        """What is known of a key."""
+        (identity,) = check("key", request.name)
+        key = await self._parts.keys.find(identity)
+        return auth_pb2.GetKeyResponse(key=to_key_proto(_found(key, request.name)))
+
+    async def ListKeys(  # noqa: N802
+        self, request: auth_pb2.ListKeysRequest, context: Context
+    ) -> auth_pb2.ListKeysResponse:
+        """Keys, in the order of their names."""
+        size = page_size(request.page_size)
+        after = from_token(request.page_token)
+        keys = await self._parts.keys.page(after=after, limit=size + 1, principal=request.principal)
+        token = to_token(keys[size - 1].id) if len(keys) > size else ""
+        return auth_pb2.ListKeysResponse(keys=map(to_key_proto, keys[:size]), next_page_token=token)
+
+    async def RevokeKey(  # noqa: N802
+        self, request: auth_pb2.RevokeKeyRequest, context: Context
+    ) -> auth_pb2.RevokeKeyResponse:
+        """Revokes a key for good."""
+        (identity,) = check("key", request.name)
+        key = await self._parts.keys.revoke(identity, self._parts.clock())
+        return auth_pb2.RevokeKeyResponse(key=to_key_proto(_found(key, request.name)))
+
+    async def RotateKey(  # noqa: N802
+        self, request: auth_pb2.RotateKeyRequest, context: Context
+    ) -> auth_pb2.RotateKeyResponse:
+        """Makes a successor of a key, and shows it this once."""
+        raise ServiceError(Reason.OPERATION_NOT_FOUND)
+
+
+def _found(key: Key | None, name: str) -> Key:
+    if key is None:
+        raise ServiceError(Reason.RESOURCE_NOT_FOUND, f"There is no '{name}'.", param="name")
+    return key

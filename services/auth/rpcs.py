@@ -1,0 +1,46 @@
+"""What auth's RPCs have in common: they stand in several files, and are one servicer."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+
+from services.auth.enrolments import EnrolmentStore
+from services.auth.issuer import Issuer
+from services.auth.judge import Judge
+from services.auth.store import KeyStore
+from services.core.errors import Reason, ServiceError
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_PRINCIPAL: Final = re.compile(r"(users|services|workers)/[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What auth is made of. `clock` gives seconds since 1970."""
+
+    keys: KeyStore
+    enrolments: EnrolmentStore
+    judge: Judge
+    issuer: Issuer
+    clock: Callable[[], float] = time.time
+
+
+class Rpcs:
+    """Some of auth's RPCs."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+
+def check_principal(name: str, *, param: str = "principal") -> None:
+    """Raises ARGUMENT_INVALID unless it is the name of a principal."""
+    if _PRINCIPAL.fullmatch(name) is None:
+        message = f"'{param}' must look like 'users/{{user}}', 'services/{{service}}' or 'workers/{{worker}}'."
+        raise ServiceError(Reason.ARGUMENT_INVALID, message, param=param)
