@@ -17,6 +17,7 @@ import grpc
 from services.core.errors import Reason, ServiceError
 from services.core.principal import Principal, Role
 from services.rpc.channel import credential_of
+from services.rpc.peer_principals import PeerPrincipals
 from services.rpc.status import abort
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,11 @@ HEALTH_AND_REFLECTION: Access = {
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": Open.TO_ALL,
 }
 
+_NO_CREDENTIAL = (
+    "No API key was sent, and no certificate with one SPIFFE id of this mesh's trust domain; "
+    "send 'authorization: Bearer KEY', or show such a certificate."
+)
+
 _caller: contextvars.ContextVar[Principal] = contextvars.ContextVar("caller")
 
 
@@ -58,11 +64,14 @@ class Authenticator(Protocol):
 
 
 class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc, unused-ignore]
-    """Authenticates, checks roles, and turns what the handlers raise into status."""
+    """Authenticates, checks roles, and turns what the handlers raise into status. With `peers`, a caller without a
+    bearer token is known by its client certificate.
+    """
 
-    def __init__(self, access: Access, authenticator: Authenticator) -> None:
+    def __init__(self, access: Access, authenticator: Authenticator, peers: PeerPrincipals | None = None) -> None:
         self._access = {**HEALTH_AND_REFLECTION, **access}
         self._authenticator = authenticator
+        self._peers = peers
 
     async def intercept_service(
         self,
@@ -76,11 +85,11 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc, unused-ignore]
         method = handler_call_details.method
         credential = credential_of(handler_call_details.invocation_metadata)
 
-        async def admit() -> None:
+        async def admit(context: Any) -> None:
             allowed = self._access.get(method)
             if allowed is Open.TO_ALL:
                 return
-            principal = await self._authenticator.authenticate(credential)
+            principal = await self._identify(credential, context)
             if allowed is None:
                 raise ServiceError(Reason.ACTION_FORBIDDEN, f"{method} is closed.")
             principal.require(*allowed, action=f"{method.rpartition('/')[2]}")
@@ -90,11 +99,21 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc, unused-ignore]
             return _replace(handler, _streaming(_behaviour(handler), admit, method))
         return _replace(handler, _unary(_behaviour(handler), admit, method))
 
+    async def _identify(self, credential: str | None, context: Any) -> Principal:
+        if credential is None and self._peers is not None:
+            if (principal := await self._peers.principal_of(context)) is not None:
+                return principal
+            raise ServiceError(Reason.CREDENTIAL_MISSING, _NO_CREDENTIAL)
+        return await self._authenticator.authenticate(credential)
 
-def _unary(behaviour: Any, admit: Callable[[], Awaitable[None]], method: str) -> Any:
+
+_Admit = Callable[[Any], Awaitable[None]]
+
+
+def _unary(behaviour: Any, admit: _Admit, method: str) -> Any:
     async def serve(request: Any, context: Any) -> Any:
         try:
-            await admit()
+            await admit(context)
             return await behaviour(request, context)
         except ServiceError as error:
             await abort(context, error)
@@ -107,10 +126,10 @@ def _unary(behaviour: Any, admit: Callable[[], Awaitable[None]], method: str) ->
     return serve
 
 
-def _streaming(behaviour: Any, admit: Callable[[], Awaitable[None]], method: str) -> Any:
+def _streaming(behaviour: Any, admit: _Admit, method: str) -> Any:
     async def serve(request: Any, context: Any) -> AsyncIterator[Any]:
         try:
-            await admit()
+            await admit(context)
             answer = behaviour(request, context)
             if hasattr(answer, "__aiter__"):
                 async for message in answer:
