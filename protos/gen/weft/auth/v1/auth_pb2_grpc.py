@@ -61,6 +61,11 @@ class AuthServiceStub(object):
                 request_serializer=weft_dot_auth_dot_v1_dot_auth__pb2.ListVerificationKeysRequest.SerializeToString,
                 response_deserializer=weft_dot_auth_dot_v1_dot_auth__pb2.ListVerificationKeysResponse.FromString,
                 _registered_method=True)
+        self.RotateSigningKey = channel.unary_unary(
+                '/weft.auth.v1.AuthService/RotateSigningKey',
+                request_serializer=weft_dot_auth_dot_v1_dot_auth__pb2.RotateSigningKeyRequest.SerializeToString,
+                response_deserializer=weft_dot_auth_dot_v1_dot_auth__pb2.RotateSigningKeyResponse.FromString,
+                _registered_method=True)
         self.CreateKey = channel.unary_unary(
                 '/weft.auth.v1.AuthService/CreateKey',
                 request_serializer=weft_dot_auth_dot_v1_dot_auth__pb2.CreateKeyRequest.SerializeToString,
@@ -157,6 +162,14 @@ class AuthServiceServicer(object):
 
     def ListVerificationKeys(self, request, context):
         """Gives the public keys that session tokens are verified with, so that a router verifies them by itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateSigningKey(self, request, context):
+        """Signs session tokens with a fresh key from now on, before the present one is due. The present one verifies what it
+        has signed for as long as that is good.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -266,6 +279,11 @@ def add_AuthServiceServicer_to_server(servicer, server):
                     servicer.ListVerificationKeys,
                     request_deserializer=weft_dot_auth_dot_v1_dot_auth__pb2.ListVerificationKeysRequest.FromString,
                     response_serializer=weft_dot_auth_dot_v1_dot_auth__pb2.ListVerificationKeysResponse.SerializeToString,
+            ),
+            'RotateSigningKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateSigningKey,
+                    request_deserializer=weft_dot_auth_dot_v1_dot_auth__pb2.RotateSigningKeyRequest.FromString,
+                    response_serializer=weft_dot_auth_dot_v1_dot_auth__pb2.RotateSigningKeyResponse.SerializeToString,
             ),
             'CreateKey': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateKey,
@@ -460,6 +478,33 @@ class AuthService(object):
             '/weft.auth.v1.AuthService/ListVerificationKeys',
             weft_dot_auth_dot_v1_dot_auth__pb2.ListVerificationKeysRequest.SerializeToString,
             weft_dot_auth_dot_v1_dot_auth__pb2.ListVerificationKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateSigningKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weft.auth.v1.AuthService/RotateSigningKey',
+            weft_dot_auth_dot_v1_dot_auth__pb2.RotateSigningKeyRequest.SerializeToString,
+            weft_dot_auth_dot_v1_dot_auth__pb2.RotateSigningKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

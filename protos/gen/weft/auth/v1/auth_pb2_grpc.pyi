@@ -35,6 +35,10 @@ class AuthServiceStub:
     """Ends an enrolment: whoever holds its token is admitted no more, and a worker that was admitted by it renews no more."""
     ListVerificationKeys: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListVerificationKeysRequest, _auth_pb2.ListVerificationKeysResponse]
     """Gives the public keys that session tokens are verified with, so that a router verifies them by itself."""
+    RotateSigningKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.RotateSigningKeyRequest, _auth_pb2.RotateSigningKeyResponse]
+    """Signs session tokens with a fresh key from now on, before the present one is due. The present one verifies what it
+    has signed for as long as that is good.
+    """
     CreateKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.CreateKeyRequest, _auth_pb2.CreateKeyResponse]
     """Makes an API key. The response is the only place where the key itself ever stands."""
     GetKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.GetKeyRequest, _auth_pb2.GetKeyResponse]
@@ -109,6 +113,16 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_auth_pb2.ListVerificationKeysRequest, _abc.Awaitable[_auth_pb2.ListVerificationKeysResponse]],
     ) -> _abc.Awaitable[_auth_pb2.ListVerificationKeysResponse]:
         """Gives the public keys that session tokens are verified with, so that a router verifies them by itself."""
+
+    @_abc_1.abstractmethod
+    def RotateSigningKey(
+        self,
+        request: _auth_pb2.RotateSigningKeyRequest,
+        context: _aio.ServicerContext[_auth_pb2.RotateSigningKeyRequest, _abc.Awaitable[_auth_pb2.RotateSigningKeyResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.RotateSigningKeyResponse]:
+        """Signs session tokens with a fresh key from now on, before the present one is due. The present one verifies what it
+        has signed for as long as that is good.
+        """
 
     @_abc_1.abstractmethod
     def CreateKey(
