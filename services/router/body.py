@@ -1,47 +1,70 @@
-"""The few fields of a request's body that routing reads, and the splice of a model's name; pure.
+"""The few fields of a request's body that the router reads; pure.
 
 The body is decoded once and never encoded again: vLLM gets the client's bytes, with numbers above 2^53 and the order of
-keys as they are.
+keys as they are. What must be changed in them is spliced (`splice.py`).
 """
 
 from __future__ import annotations
 
-import codecs
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from json.decoder import WHITESPACE, scanstring  # type: ignore[attr-defined]
 from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from services.core.errors import Reason, ServiceError
+from services.router.splice import encoding_of, members
 
-READ_KEYS: Final = ("model", "stream", "max_tokens", "max_completion_tokens", "max_output_tokens")
-"""The keys that routing reads; each may stand in a body once."""
+READ_KEYS: Final = (
+    "model",
+    "stream",
+    "stream_options",
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "n",
+    "best_of",
+    "prompt",
+)
+"""The keys that decide where a call goes and what it may cost; each may stand in a body once."""
+
+
+class Fields(msgspec.Struct, gc=False):
+    """What the body holds under the keys that are read, of whatever type; UNSET where it has no such key. What may be
+    long is left as it stands.
+    """
+
+    model: Any = UNSET
+    stream: Any = UNSET
+    stream_options: Any = UNSET
+    max_tokens: Any = UNSET
+    max_completion_tokens: Any = UNSET
+    max_output_tokens: Any = UNSET
+    n: Any = UNSET
+    best_of: Any = UNSET
+    prompt: msgspec.Raw | UnsetType = UNSET
+    prompt_embeds: msgspec.Raw | UnsetType = UNSET
+    messages: msgspec.Raw | UnsetType = UNSET
+    input: msgspec.Raw | UnsetType = UNSET
+    previous_response_id: Any = UNSET
+    conversation: Any = UNSET
 
 
 class Wanted(msgspec.Struct, frozen=True, gc=False):
     """What a body asks for. `model` is None where it names none; `max_tokens` bounds the answer, 0 if the body does
-    not.
+    not. `plain` tells that the body is UTF-8 and none of its keys is spelt with escapes.
     """
 
     model: str | None
     stream: bool
     max_tokens: int
+    fields: Fields = msgspec.field(default_factory=Fields)
+    plain: bool = False
 
 
-class _Fields(msgspec.Struct, gc=False):
-    model: Any = None
-    stream: Any = None
-    max_tokens: Any = None
-    max_completion_tokens: Any = None
-    max_output_tokens: Any = None
-
-
-_decoder = msgspec.json.Decoder(_Fields)
-_QUOTED_KEYS: Final = tuple(b'"%b"' % key.encode() for key in READ_KEYS)
+_decoder = msgspec.json.Decoder(Fields)
+_QUOTED: Final = {key: b'"%b"' % key.encode() for key in READ_KEYS}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -50,41 +73,46 @@ def read_body(body: bytes) -> Wanted:
     try:
         fields = _decoder.decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        return _wanted(_read_slowly(body))
+        return _wanted(_read_slowly(body), plain=False)
     # Keys that are spelt with escapes, and keys of nested objects, need the slow way to be told from duplicates.
-    if b"\\u00" in body or _may_repeat(body):
-        return _wanted(_read_slowly(body))
-    return _wanted(fields)
+    plain = not (b"\\" in body and b"\\u00" in body)
+    if not plain or _may_repeat(body, fields):
+        return _wanted(_read_slowly(body), plain=plain)
+    return _wanted(fields, plain=True)
 
 
-def _may_repeat(body: bytes) -> bool:
-    """Whether a key that routing reads may stand twice; certain only where it says no."""
+def _may_repeat(body: bytes, fields: Fields) -> bool:
+    """Whether a key that is read may stand twice; certain only where it says no. One that the body has not cannot: and
+    to look for each costs as much as all the decoding.
+    """
     count = body.count
-    return any(count(quoted) > 1 for quoted in _QUOTED_KEYS)
+    return any(getattr(fields, key) is not UNSET and count(quoted) > 1 for key, quoted in _QUOTED.items())
 
 
-def _wanted(fields: _Fields) -> Wanted:
+def _wanted(fields: Fields, *, plain: bool) -> Wanted:
     model = fields.model
+    if model is UNSET:
+        model = None
     if model is not None and not isinstance(model, str):
         raise ServiceError(Reason.FIELD_INVALID, "'model' must be a string.", param="body.model")
     if model is not None and not model.isascii() and _SURROGATE.search(model):
         # No header, log or message can hold it: everything after this would fail at it.
         raise ServiceError(Reason.FIELD_INVALID, "'model' holds half of a surrogate pair.", param="body.model")
-    bounds = [fields.max_tokens, fields.max_completion_tokens, fields.max_output_tokens]
     # Wrong types of these are vLLM's to refuse, in its own words.
-    return Wanted(
-        model=model or None,
-        stream=fields.stream is True,
-        max_tokens=next((bound for bound in bounds if type(bound) is int and bound > 0), 0),
-    )
+    bound = 0
+    for value in (fields.max_tokens, fields.max_completion_tokens, fields.max_output_tokens):
+        if type(value) is int and value > 0:
+            bound = value
+            break
+    return Wanted(model or None, fields.stream is True, bound, fields, plain)
 
 
-def _read_slowly(body: bytes) -> _Fields:
+def _read_slowly(body: bytes) -> Fields:
     """As vLLM reads: Python's own decoder takes other encodings, and NaN; and it tells duplicates apart."""
     if not body.strip():
         raise ServiceError(Reason.BODY_NOT_JSON, "The request has no body; send a JSON object.", param="body")
     try:
-        text = body.decode(_encoding(body)).removeprefix("\ufeff")
+        text = body.decode(encoding_of(body)).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise ServiceError(Reason.BODY_NOT_JSON, f"The request's body is not text: {error.reason}.") from error
     try:
@@ -105,67 +133,16 @@ def _read_slowly(body: bytes) -> _Fields:
         raise ServiceError(
             Reason.BODY_NOT_OBJECT, f"The request's body must be a JSON object, not {kind}.", param="body"
         )
-    keys = [member.key for member in _members(text)]
+    keys = [member.key for member in members(text)]
     for key in READ_KEYS:
         if keys.count(key) > 1:
             message = f"The key '{key}' stands more than once in the request's body; send it once."
             raise ServiceError(Reason.DUPLICATE_KEY, message, param=key)
-    return _Fields(**{key: value.get(key) for key in READ_KEYS})
+    found = {key: value[key] for key in Fields.__struct_fields__ if key in value}
+    for key in _RAW:
+        if key in found:
+            found[key] = msgspec.Raw(json.dumps(found[key]).encode())
+    return Fields(**found)
 
 
-def _encoding(body: bytes) -> str:
-    """As JSON's decoder finds it, but of those encodings that leave a byte order mark in the text, so that encoding
-    gives the same bytes again.
-    """
-    encoding = json.detect_encoding(body)
-    if encoding == "utf-16":
-        return "utf-16-be" if body.startswith(codecs.BOM_UTF16_BE) else "utf-16-le"
-    if encoding == "utf-32":
-        return "utf-32-be" if body.startswith(codecs.BOM_UTF32_BE) else "utf-32-le"
-    return encoding.removesuffix("-sig")
-
-
-@dataclass(frozen=True, slots=True)
-class _Member:
-    key: str
-    start: int
-    end: int
-
-
-def _members(text: str) -> Iterator[_Member]:
-    """The members of the object that a valid JSON text is, with the places of their values."""
-    decoder = json.JSONDecoder(parse_int=str)  # Python reads no integer of more than 4300 digits.
-    space = WHITESPACE.match
-    at = space(text, space(text, 0).end() + 1).end()
-    while text[at] == '"':
-        key, at = scanstring(text, at + 1)
-        start = space(text, space(text, at).end() + 1).end()
-        _, end = decoder.raw_decode(text, start)
-        yield _Member(key, start, end)
-        at = space(text, end).end()
-        if text[at] == "}":
-            return
-        at = space(text, at + 1).end()
-
-
-def rename_model(body: bytes, name: str) -> bytes:
-    """The body with another model's name, and every other byte as it was. The body has passed `read_body`.
-
-    Raises BODY_TOO_DEEP.
-    """
-    encoding = _encoding(body)
-    # The fast way of reading lets bytes pass that are not UTF-8, which vLLM then refuses in its own words.
-    text = body.decode(encoding, "surrogateescape")
-    quoted = json.dumps(name)
-    shift = len(text) - len(text.removeprefix("\ufeff"))
-    try:
-        place = next(((shift + m.start, shift + m.end) for m in _members(text[shift:]) if m.key == "model"), None)
-    except RecursionError as error:
-        raise ServiceError(Reason.BODY_TOO_DEEP) from error
-    if place is None:
-        start = end = text.index("{") + 1
-        separator = "" if text[start:].lstrip().startswith("}") else ", "
-        quoted = f'"model": {quoted}{separator}'
-    else:
-        start, end = place
-    return (text[:start] + quoted + text[end:]).encode(encoding, "surrogateescape")
+_RAW: Final = ("prompt", "prompt_embeds", "messages", "input")
