@@ -10,6 +10,7 @@ from services.cli.settings import INSIDE, load
 from services.runtime.collector import calm
 from services.runtime.process import Process
 from services.runtime.readiness import Announcer
+from services.runtime.tls import TlsConfig
 
 
 class InsideServices:
@@ -38,7 +39,8 @@ class InsideServices:
             if not awaited:
                 all_ready.set()
 
-        self._process = Process(home=config.home, ready=ready, grace=self._grace)
+        tls = config.section("tls", TlsConfig)
+        self._process = Process(home=config.home, ready=ready, grace=self._grace, tls=tls)
         self._serving = asyncio.ensure_future(serve_all(config.sections, self._process))
         waiting = asyncio.ensure_future(all_ready.wait())
         await asyncio.wait({self._serving, waiting}, return_when=asyncio.FIRST_COMPLETED)

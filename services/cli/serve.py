@@ -12,6 +12,7 @@ import typer
 from services.cli.failures import CommandError
 from services.cli.settings import load, metrics_of, serve_function
 from services.runtime.logging import LogConfig
+from services.runtime.tls import TlsConfig
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -45,6 +46,7 @@ def serve(
         metrics=metrics_of(config, name),
         grace=grace,
         ready_fd=ready_fd,
+        tls=config.section("tls", TlsConfig),
     )
     raise typer.Exit(code)
 

@@ -11,6 +11,7 @@ from services.runtime.config import Config, load_config
 from services.runtime.logging import LogConfig
 from services.runtime.metrics import MetricsConfig
 from services.runtime.process import Process
+from services.runtime.tls import TlsConfig
 
 SERVICES = ("router", "registry", "auth", "facade", "launcher")
 """In the order of their metrics ports: the first is at `metrics.port`."""
@@ -34,7 +35,7 @@ def serve_function(service: str) -> Callable[[Any, Process], Awaitable[None]]:
 def load(environ: Mapping[str, str] = os.environ) -> Config:
     """The effective configuration. Raises `ConfigError`."""
     services = {service: config_type(service) for service in SERVICES}
-    return load_config({**services, "log": LogConfig, "metrics": MetricsConfig}, environ)
+    return load_config({**services, "log": LogConfig, "metrics": MetricsConfig, "tls": TlsConfig}, environ)
 
 
 def metrics_of(config: Config, service: str) -> MetricsConfig:

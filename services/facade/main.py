@@ -20,7 +20,8 @@ from services.runtime.process import Process
 
 async def serve(config: FacadeConfig, process: Process) -> None:
     """Runs the facade in front of a router elsewhere, until it is asked to stop."""
-    router = RouterLink(config.router_address, patience=config.wait_for_router_s)
+    wire = process.tls.wire("facade", process.home)
+    router = RouterLink(config.router_address, patience=config.wait_for_router_s, wire=wire)
     keeping = asyncio.get_running_loop().create_task(router.run())
     try:
         await serve_http(config, process, router, router.ready)

@@ -13,11 +13,11 @@ from weft.session.v1 import frame_pb2
 
 from services.core.errors import Reason, ServiceError
 from services.core.inference import Call, Head, Receiver, Request
-from services.rpc.channel import dial
 from services.rpc.link import Link
 from services.rpc.mux import Mux
 from services.rpc.outgoing import OutgoingCall
 from services.rpc.server import check_health
+from services.rpc.wire import PLAIN, Wire
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +32,10 @@ class RouterLink:
     do those that crossed the news that it takes no more.
     """
 
-    def __init__(self, address: str, *, patience: float) -> None:
+    def __init__(self, address: str, *, patience: float, wire: Wire = PLAIN) -> None:
         self._address = address
         self._patience = patience
-        self._channel = dial(address)
+        self._channel = wire.dial(address, "router")
         self._link: Link | None = None
         self._up = asyncio.Event()
         self._waiting: dict[_RoutedCall, None] = {}  # in the order of their coming

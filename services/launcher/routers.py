@@ -16,8 +16,9 @@ from weft.session.v1 import frame_pb2, session_pb2, session_pb2_grpc
 
 from services.core.errors import Reason
 from services.launcher.machine import Seen, short
-from services.rpc.channel import bearer, dial
+from services.rpc.channel import bearer
 from services.rpc.errors import from_rpc_error
+from services.rpc.wire import PLAIN, Wire
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +49,17 @@ class Routers:
     """All routers, by their addresses. To be entered."""
 
     def __init__(
-        self, addresses: Sequence[str], key: Callable[[], str], *, clock: Callable[[], float] = time.monotonic
+        self,
+        addresses: Sequence[str],
+        key: Callable[[], str],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wire: Wire = PLAIN,
     ) -> None:
         self._key = key
         self._clock = clock
         self._away_at = -math.inf
-        self._channels = {address: dial(address) for address in addresses}
+        self._channels = {address: wire.dial(address, "router") for address in addresses}
         self._stubs = {
             address: session_pb2_grpc.SessionServiceStub(channel) for address, channel in self._channels.items()
         }

@@ -19,8 +19,9 @@ from weft.launcher.v1 import launcher_pb2, launcher_pb2_grpc
 from services.core.errors import Reason, ServiceError
 from services.router.cold import ColdEndpoint, ColdEndpoints, StartState, wants
 from services.router.roster import Roster
-from services.rpc.channel import CHANNEL_OPTIONS, bearer
+from services.rpc.channel import bearer
 from services.rpc.errors import from_rpc_error
+from services.rpc.wire import PLAIN, Wire
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Launcher:
         *,
         name: str,
         silence: float = SILENCE,
+        wire: Wire = PLAIN,
     ) -> None:
         self.connected = False
         self._address = address
@@ -62,6 +64,7 @@ class Launcher:
         self._cold = cold
         self._name = name
         self._silence = silence
+        self._wire = wire
         self._needed = asyncio.Event()
         self._stirred = asyncio.Event()
         self._said: dict[str, float] = {}
@@ -127,8 +130,7 @@ class Launcher:
 
     async def _watch(self) -> None:
         # A connection of its own each time: gRPC would otherwise hand the dead one of a silent host out again.
-        options = (*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
-        async with grpc.aio.insecure_channel(self._address, options=options) as channel:
+        async with self._wire.dial(self._address, "launcher", ("grpc.use_local_subchannel_pool", 1)) as channel:
             stub = launcher_pb2_grpc.LauncherServiceStub(channel)
             stream = stub.Watch(launcher_pb2.WatchRequest(), metadata=bearer(self._key()))
             while True:

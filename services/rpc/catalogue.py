@@ -15,9 +15,10 @@ from weft.registry.v1 import registry_pb2, registry_pb2_grpc
 
 from services.core.catalogue import Catalogue
 from services.core.errors import Reason, ServiceError
-from services.rpc.channel import CHANNEL_OPTIONS, bearer
+from services.rpc.channel import bearer
 from services.rpc.errors import from_rpc_error
 from services.rpc.resources import catalogue_from_proto, catalogue_to_proto, changes_from_proto
+from services.rpc.wire import PLAIN, Wire
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class CatalogueWatcher:
         changed: Callable[[Catalogue], None] = lambda catalogue: None,
         file: Path | None = None,
         silence: float = SILENCE,
+        wire: Wire = PLAIN,
     ) -> None:
         self.current: Catalogue | None = None
         self.connected = False
@@ -50,6 +52,7 @@ class CatalogueWatcher:
         self._changed = changed
         self._file = file
         self._silence = silence
+        self._wire = wire
         self._revision = ""
         self._first = asyncio.Event()
         self._backoff = FIRST_BACKOFF
@@ -96,8 +99,7 @@ class CatalogueWatcher:
 
     async def _watch(self) -> None:
         # A connection of its own each time: gRPC would otherwise hand the dead one of a silent host out again.
-        options = (*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
-        async with grpc.aio.insecure_channel(self._address, options=options) as channel:
+        async with self._wire.dial(self._address, "registry", ("grpc.use_local_subchannel_pool", 1)) as channel:
             stub = registry_pb2_grpc.RegistryServiceStub(channel)
             stream = stub.Watch(registry_pb2.WatchRequest(revision=self._revision), metadata=bearer(self._key()))
             while True:

@@ -33,14 +33,14 @@ SERVER_OPTIONS: Final = (
 )
 
 
-def dial(address: str) -> grpc.aio.Channel:
-    """A channel inside the mesh. It connects when it is first used."""
-    return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+def dial(address: str, *options: tuple[str, int | str]) -> grpc.aio.Channel:
+    """A plain channel inside the mesh. It connects when it is first used. `options` are gRPC's, beside ours."""
+    return grpc.aio.insecure_channel(address, options=(*CHANNEL_OPTIONS, *options))
 
 
 def bearer(credential: str) -> tuple[tuple[str, str], ...]:
-    """The metadata that carries a credential."""
-    return (("authorization", f"Bearer {credential}"),)
+    """The metadata that carries a credential; none where there is none, because a certificate tells who calls."""
+    return (("authorization", f"Bearer {credential}"),) if credential else ()
 
 
 def credential_of(metadata: object) -> str | None:

@@ -21,8 +21,8 @@ class AddressInUseError(Exception):
 
 
 class GrpcServer:
-    """Serves `services` (full names, for health and reflection) on one address, and by TLS on a second one if there is
-    `tls`. Health is NOT_SERVING until `set_ready(True)`.
+    """Serves `services` (full names, for health and reflection) on one address, by mutual TLS if there are
+    `credentials`, and on a second one if there is `tls`. Health is NOT_SERVING until `set_ready(True)`.
 
     Raises `AddressInUseError`, or ARGUMENT_INVALID for a certificate that cannot be shown.
     """
@@ -34,6 +34,7 @@ class GrpcServer:
         services: Sequence[str],
         register: Sequence[Register],
         *,
+        credentials: grpc.ServerCredentials | None = None,
         tls: TlsListener | None = None,
     ) -> None:
         self._services = ("", *services)
@@ -44,11 +45,13 @@ class GrpcServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
-        self.address = _listen(address, self._server.add_insecure_port)
-        self.tls_address = ""
-        if tls is not None:
-            credentials = tls.credentials()
-            self.tls_address = _listen(tls.address, lambda address: self._server.add_secure_port(address, credentials))
+        self.address = self._listen(address, credentials)
+        self.tls_address = "" if tls is None else self._listen(tls.address, tls.credentials())
+
+    def _listen(self, address: str, credentials: grpc.ServerCredentials | None) -> str:
+        if credentials is None:
+            return _listen(address, self._server.add_insecure_port)
+        return _listen(address, lambda address: self._server.add_secure_port(address, credentials))
 
     async def start(self) -> None:
         """Begins to serve; not yet ready."""

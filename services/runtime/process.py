@@ -7,10 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from services.runtime.tls import TlsConfig
+
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """The surroundings of one service: where its state lives, when to stop, whom to tell that it is ready.
+    """The surroundings of one service: where its state lives, when to stop, whom to tell that it is ready,
+    how it and the other parts of the mesh know each other.
 
     A service is a coroutine `serve(config, process)`: it starts its parts, calls `ready` with its name and address,
     waits for `stopping`, and stops its parts in order within `grace` seconds.
@@ -20,3 +23,4 @@ class Process:
     ready: Callable[[str, str], None]
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     grace: float = 30.0
+    tls: TlsConfig = TlsConfig()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import uvloop
 
@@ -13,6 +14,9 @@ from services.runtime.logging import LogConfig, set_up_logging
 from services.runtime.metrics import MetricsConfig, serving_metrics
 from services.runtime.process import Process
 from services.runtime.readiness import Announcer
+from services.runtime.tls import TlsConfig
+
+_NO_TLS: Final = TlsConfig()
 
 
 def run_service(
@@ -24,6 +28,7 @@ def run_service(
     metrics: MetricsConfig,
     grace: float = 30.0,
     ready_fd: int | None = None,
+    tls: TlsConfig = _NO_TLS,
 ) -> int:
     """Serves until told to stop, and gives the process's exit code.
 
@@ -33,7 +38,7 @@ def run_service(
     calm()
     with serving_metrics(metrics.host, metrics.port) as address:
         announcer = Announcer(home, ready_fd=ready_fd, metrics=address)
-        process = Process(home=home, ready=announcer.ready, grace=grace)
+        process = Process(home=home, ready=announcer.ready, grace=grace, tls=tls)
         return run(
             name,
             serve,
