@@ -9,7 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 import grpc
 from weft.auth.v1 import auth_pb2, auth_pb2_grpc
@@ -23,6 +23,8 @@ from services.rpc.principal import principal_from_proto
 log = logging.getLogger(__name__)
 
 _Value = TypeVar("_Value")
+_Kind = Literal["credential", "spiffe_id"]
+"""What is shown; by the names of AuthenticateRequest's fields."""
 _REFUSALS = (
     Reason.CREDENTIAL_INVALID,
     Reason.CREDENTIAL_EXPIRED,
@@ -87,7 +89,20 @@ class CachedAuthenticator:
 
     def peek(self, credential: str) -> Principal | None:
         """The principal if it is known and fresh, without waiting."""
-        digest = _digest(credential)
+        return self._peek(_digest(credential), "credential", credential)
+
+    async def authenticate(self, credential: str | None) -> Principal:
+        """Raises CREDENTIAL_MISSING, CREDENTIAL_INVALID, CREDENTIAL_EXPIRED or AUTH_UNAVAILABLE."""
+        if credential is None:
+            raise ServiceError(Reason.CREDENTIAL_MISSING)
+        return await self._authenticate(_digest(credential), "credential", credential)
+
+    async def authenticate_peer(self, spiffe_id: str) -> Principal:
+        """Whose a verified certificate's SPIFFE id is. Raises IDENTITY_FORBIDDEN or AUTH_UNAVAILABLE."""
+        # Longer than any credential's, so that nobody becomes a peer by a credential that reads like its id.
+        return await self._authenticate(b"peer" + _digest(spiffe_id), "spiffe_id", spiffe_id)
+
+    def _peek(self, digest: bytes, kind: _Kind, shown: str) -> Principal | None:
         known = self._known.get(digest)
         if known is None:
             return None
@@ -95,23 +110,19 @@ class CachedAuthenticator:
         if now >= known.expires_at:
             return None
         if now >= known.refresh_at and digest not in self._lookups:
-            self._look_up(digest, credential)
+            self._look_up(digest, kind, shown)
         return known.principal
 
-    async def authenticate(self, credential: str | None) -> Principal:
-        """Raises CREDENTIAL_MISSING, CREDENTIAL_INVALID, CREDENTIAL_EXPIRED or AUTH_UNAVAILABLE."""
-        if credential is None:
-            raise ServiceError(Reason.CREDENTIAL_MISSING)
-        if (principal := self.peek(credential)) is not None:
+    async def _authenticate(self, digest: bytes, kind: _Kind, shown: str) -> Principal:
+        if (principal := self._peek(digest, kind, shown)) is not None:
             return principal
-        digest = _digest(credential)
         if (refusal := self._refused.get(digest)) is not None and self._clock() < refusal[1]:
             raise ServiceError(refusal[0].reason, refusal[0].message)
         lookup = self._lookups.get(digest)
         if lookup is None:
             if len(self._lookups) >= self._capacity:
                 raise ServiceError(Reason.OVERLOADED, "Too many keys wait to be judged; try again shortly.")
-            lookup = self._look_up(digest, credential)
+            lookup = self._look_up(digest, kind, shown)
         # Shielded: the lookup is shared, and one caller who leaves must not end it for the others.
         return await asyncio.shield(lookup)
 
@@ -121,8 +132,10 @@ class CachedAuthenticator:
             lookup.cancel()
         await asyncio.gather(*self._lookups.values(), return_exceptions=True)
 
-    def _look_up(self, digest: bytes, credential: str) -> asyncio.Task[Principal]:
-        task = asyncio.get_running_loop().create_task(self._ask(digest, credential))
+    def _look_up(self, digest: bytes, kind: _Kind, shown: str) -> asyncio.Task[Principal]:
+        request = auth_pb2.AuthenticateRequest()
+        setattr(request, kind, shown)
+        task = asyncio.get_running_loop().create_task(self._ask(digest, request))
         self._lookups[digest] = task
         task.add_done_callback(lambda done: self._looked_up(digest, done))
         return task
@@ -132,8 +145,7 @@ class CachedAuthenticator:
         if not task.cancelled():
             task.exception()  # A background refresh has no one to raise to; the next caller asks again.
 
-    async def _ask(self, digest: bytes, credential: str) -> Principal:
-        request = auth_pb2.AuthenticateRequest(credential=credential)
+    async def _ask(self, digest: bytes, request: auth_pb2.AuthenticateRequest) -> Principal:
         asked_at = self._clock()  # not when the answer comes: a revocation may have come just after it was given
         try:
             answer = await self._auth.Authenticate(

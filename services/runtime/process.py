@@ -23,4 +23,4 @@ class Process:
     ready: Callable[[str, str], None]
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     grace: float = 30.0
-    tls: TlsConfig = TlsConfig()
+    tls: TlsConfig = field(default_factory=TlsConfig)
