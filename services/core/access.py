@@ -14,7 +14,8 @@ from typing import Final, NamedTuple
 
 from services.core.catalogue import AccessPolicy, Availability, Catalogue, Cluster, Endpoint
 from services.core.errors import Reason, ServiceError
-from services.core.principal import CredentialKind, Principal, Role, matches
+from services.core.globus import GlobusBackend
+from services.core.principal import CredentialKind, Identity, Principal, Role, matches
 from services.core.quota import QuotaRule, SubjectQuota
 
 GROUP: Final = "groups/"
@@ -24,7 +25,9 @@ _BY_HAND: Final = frozenset({CredentialKind.KEY, CredentialKind.CERTIFICATE})
 
 
 class Ask(NamedTuple):
-    """What is asked for; cluster and framework pin it where they are not empty."""
+    """What is asked for; cluster and framework pin it where they are not empty. An empty operation stands for any: then
+    the question is whether the model may be seen, in whatever state its cluster is.
+    """
 
     operation: str
     model: str
@@ -122,14 +125,8 @@ def judge(policy: AccessPolicy, principal: Principal, now: float) -> Verdict:
     help.
     """
     identity = principal.identity
-    if not matches(policy.allowed_principals, principal.name):
-        if policy.allowed_globus_groups and identity.groups.isdisjoint(policy.allowed_globus_groups):
-            return _refused(f"it is for members of {_listed(policy.allowed_globus_groups)}")
-        if policy.allowed_domains and not _in_domain(policy.allowed_domains, identity.domain):
-            own = f"'{identity.domain}'" if identity.domain else "no domain"
-            return _refused(f"it is for identities of {_listed(policy.allowed_domains)}, and yours has {own}")
-        if policy.allowed_identity_providers and identity.identity_provider not in policy.allowed_identity_providers:
-            return _refused(f"it is for identities of the providers {_listed(policy.allowed_identity_providers)}")
+    if not matches(policy.allowed_principals, principal.name) and (why := _stranger(policy, identity)):
+        return Verdict(why, Reason.MODEL_FORBIDDEN)
     missing = [one for one in policy.authentication_policies if one not in identity.authentication_policies]
     if missing:
         return _insufficient(f"your session does not satisfy the authentication policy {_listed(missing)}")
@@ -138,9 +135,9 @@ def judge(policy: AccessPolicy, principal: Principal, now: float) -> Verdict:
     if policy.max_session_age is None:
         return Verdict("all conditions hold")
     if identity.authenticated_at is None:
-        return _insufficient("it must be known when you logged in")
+        return _insufficient("it takes a login whose time is known, which your credential does not tell")
     until = identity.authenticated_at + policy.max_session_age
-    if now >= until:
+    if not now < until:  # so, and not by >=, what is not a number does not hold either
         return _insufficient(f"you must have logged in within the last {policy.max_session_age:.0f} s")
     return Verdict("all conditions hold", until=until)
 
@@ -155,14 +152,16 @@ def decide(
     """
     steps: list[Step] = []
     cluster = catalogue.clusters.get(f"clusters/{ask.cluster}") if ask.cluster else None
-    if cluster is not None and (error := _closed(cluster, ask)) is not None:
-        return _decided(steps, cluster.name, error)
+    if cluster is not None and ask.operation:
+        if (error := _closed(cluster, ask)) is not None:
+            return _decided(steps, cluster.name, error)
+        steps.append(Step(cluster.name, True, "it takes such calls"))
     if serving is None:
         return _decided(steps, "the catalogue", unknown_model(ask.model))
     if (error := _out_of_scope(principal, ask)) is not None:
         return _decided(steps, "the credential", error)
     steps.append(Step("the credential", True, "its scope holds model and operation"))
-    route = catalogue.routes_by_model.get(ask.model) if not ask.cluster else None
+    route = catalogue.routes_by_model.get(ask.model) if not ask.cluster and not ask.framework else None
     until = math.inf
     if route is not None:
         verdict = judge(route.access, principal, now)
@@ -171,6 +170,13 @@ def decide(
         steps.append(Step(route.name, True, verdict.why))
         until = verdict.until
     return _among(principal, ask, catalogue, serving, now, steps, until)
+
+
+def open_to_all(catalogue: Catalogue, endpoint: Endpoint) -> bool:
+    """Whether neither an endpoint nor its cluster asks who somebody is: its existence is no secret."""
+    cluster = catalogue.clusters.get(endpoint.cluster)
+    nobody = AccessPolicy()
+    return cluster is not None and cluster.access == endpoint.access == nobody and not _serves(endpoint)
 
 
 def in_scope(principal: Principal, model: str) -> bool:
@@ -197,7 +203,6 @@ def _among(
     admitted: set[str] = set()
     refused: list[Verdict] = []
     for endpoint in serving:
-        verdict = Verdict("no condition")
         for subject, verdict in _verdicts(principal, ask, catalogue, endpoint, now):
             steps.append(Step(subject, verdict.reason is None, verdict.why))
             if verdict.reason is not None:
@@ -218,11 +223,15 @@ def _verdicts(
     principal: Principal, ask: Ask, catalogue: Catalogue, endpoint: Endpoint, now: float
 ) -> Iterator[tuple[str, Verdict]]:
     cluster = catalogue.clusters.get(endpoint.cluster)
-    if cluster is not None:
-        if not _offers(cluster, ask.operation):
-            why = f"the cluster does not offer {_short(ask.operation)}"
-            yield cluster.name, Verdict(why, Reason.OPERATION_UNSUPPORTED)
-        yield cluster.name, judge(cluster.access, principal, now)
+    if cluster is None:
+        yield endpoint.cluster, _refused("its cluster is not known, nor who may use it")
+        return
+    if not _offers(cluster, ask.operation):
+        why = f"the cluster does not offer {_short(ask.operation)}"
+        yield cluster.name, Verdict(why, Reason.OPERATION_UNSUPPORTED)
+    yield cluster.name, judge(cluster.access, principal, now)
+    if _serves(endpoint) not in ("", principal.name):
+        yield endpoint.name, _refused("it serves another caller alone")
     yield endpoint.name, judge(endpoint.access, principal, now)
 
 
@@ -242,8 +251,14 @@ def _closed(cluster: Cluster, ask: Ask) -> ServiceError | None:
     return None
 
 
+def _serves(endpoint: Endpoint) -> str:
+    """The one principal whom the endpoint's workers serve; empty if they are shared."""
+    launch = endpoint.backend.launch if isinstance(endpoint.backend, GlobusBackend) else None
+    return launch.serves if launch is not None else ""
+
+
 def _offers(cluster: Cluster, operation: str) -> bool:
-    return not cluster.operations or _short(operation) in cluster.operations
+    return not operation or not cluster.operations or _short(operation) in cluster.operations
 
 
 def _short(operation: str) -> str:
@@ -254,7 +269,7 @@ def _short(operation: str) -> str:
 def _out_of_scope(principal: Principal, ask: Ask) -> ServiceError | None:
     permissions = principal.permissions
     operations = permissions.allow_operations
-    if operations and not matches(operations, _short(ask.operation)):
+    if ask.operation and operations and not matches(operations, _short(ask.operation)):
         message = (
             f"Your credential does not allow the operation '{_short(ask.operation)}'; it allows {_listed(operations)}."
         )
@@ -287,12 +302,38 @@ def _insufficient(why: str) -> Verdict:
     return Verdict(why, Reason.SESSION_INSUFFICIENT)
 
 
+def _stranger(policy: AccessPolicy, identity: Identity) -> str:
+    """Why somebody whom the policy does not name is not among those whom it is for; empty if they are."""
+    groups, domains = policy.allowed_globus_groups, policy.allowed_domains
+    providers = policy.allowed_identity_providers
+    if groups and not any(group in identity.groups for group in groups if group):
+        return f"it is for members of {_listed(groups)}"
+    if domains and not _in_domain(domains, identity.domain):
+        own = f"'{identity.domain}'" if identity.domain else "no domain"
+        return f"it is for identities of {_listed(domains)}, and yours has {own}"
+    if providers and not (identity.identity_provider and identity.identity_provider in providers):
+        return f"it is for identities of the providers {_listed(providers)}"
+    if policy.allowed_principals and not (groups or domains or providers):
+        return f"it is for {_listed(policy.allowed_principals)} alone"
+    return ""
+
+
 def _in_domain(allowed: Iterable[str], domain: str) -> bool:
-    """Whether the domain is one of those, or below one that is given as `*.anl.gov`; case does not matter."""
+    """Whether the domain is one of those, or below one that is given as `*.anl.gov`; case does not matter.
+
+    Domains are compared as DNS has them, in ASCII: outside it, letters that look alike would become the same ones when
+    they are made small.
+    """
+    if not domain or not domain.isascii():
+        return False
     domain = domain.lower()
-    return any(
-        domain.endswith(one[1:].lower()) if one.startswith("*.") else domain == one.lower() for one in allowed if domain
-    )
+    return any(_covers(one.lower(), domain) for one in allowed)
+
+
+def _covers(allowed: str, domain: str) -> bool:
+    if not allowed.startswith("*."):
+        return domain == allowed
+    return len(domain) > len(allowed) - 1 > 1 and domain.endswith(allowed[1:])
 
 
 def _listed(names: Iterable[str]) -> str:

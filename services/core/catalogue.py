@@ -25,7 +25,8 @@ class Availability(enum.Enum):
 @dataclass(frozen=True, slots=True)
 class AccessPolicy:
     """Who may use something. All conditions must hold, one of the values of each is enough, an empty one is no
-    condition; see `weft.registry.v1.AccessPolicy`. `max_session_age` is in seconds, None for no condition.
+    condition; see `weft.registry.v1.AccessPolicy`. Those whom `allowed_principals` names need meet none of the first
+    three; where it stands without these, it is for nobody else. `max_session_age` is in seconds, None for no condition.
     """
 
     allowed_globus_groups: tuple[str, ...] = ()

@@ -18,13 +18,14 @@ from typing import Final
 
 import msgspec
 
+from services.core.access import unknown_model
 from services.core.deadlines import HOP, Bounds, Scheduler, Timer, Watchdog
 from services.core.errors import Reason, ServiceError
 from services.core.inference import Head, Headers, Receiver, Request
 from services.router import verdict
 from services.router.attempt import Attempt
 from services.router.audit import AuditLog, Record
-from services.router.body import Wanted, rename_model
+from services.router.body import Wanted
 from services.router.cold import ColdEndpoints
 from services.router.credit import Credit
 from services.router.heartbeat import (
@@ -36,9 +37,11 @@ from services.router.heartbeat import (
     is_event_stream,
 )
 from services.router.patience import read_patience
+from services.router.permits import Permit
 from services.router.plan import Plan, Policy, plan
 from services.router.roster import Roster
-from services.router.targets import Launchable, Server, Target
+from services.router.splice import rename_model
+from services.router.targets import Launchable, Server, Sought, Target
 
 log = logging.getLogger(__name__)
 
@@ -93,10 +96,13 @@ class DispatchedCall:
         receiver: Receiver,
         credit: int,
         *,
+        permit: Callable[[], Permit],
         caller: str = "",
         asked: Headers = (),
     ) -> None:
-        """`caller` is the principal's name; `asked` are the caller's own headers, which say how long it waits."""
+        """`caller` is the principal's name; `asked` are the caller's own headers, which say how long it waits.
+        `permit` tells before each attempt where the call may go at that time; it raises `ServiceError`.
+        """
         self.request = request
         self.model = model
         self.attempts = 0
@@ -110,6 +116,8 @@ class DispatchedCall:
         self._credit = Credit(credit, shared=self._streamed)
         self._caller = caller
         self._asked = asked
+        self._ask_permit = permit
+        self._permit = Permit(frozenset())
         self._attempt: Attempt | None = None
         self._status = 0
         self._record: Record | None = None
@@ -153,11 +161,18 @@ class DispatchedCall:
         if self._over:
             return  # The client left between the opening of the call and this first step.
         request, dispatcher = self.request, self._dispatcher
-        targets = dispatcher.roster.find(self.model, request.cluster, request.framework)
-        if targets is None and dispatcher.roster.settled:
-            self.fail(unknown_model(self.model))
+        try:
+            self._permit = self._ask_permit()
+        except ServiceError as error:
+            self.fail(error)
             return
-        self._planned = planned = plan(targets or (), policy=dispatcher.policy, caller=self._caller, tried=self._tried)
+        self._planned = planned = plan(
+            dispatcher.roster.find(self.model, request.cluster, request.framework) or (),
+            policy=dispatcher.policy,
+            caller=self._caller,
+            tried=self._tried,
+            permitted=self._permit.endpoints,
+        )
         if self.attempts >= dispatcher.settings.max_attempts:
             self.fail(self._last_error or ServiceError(Reason.NO_WORKER))
         elif planned.candidates:
@@ -210,7 +225,7 @@ class DispatchedCall:
         """Waits for a worker to come, or to come back, as during a restart."""
         dispatcher = self._dispatcher
         scheduler, roster, now = dispatcher.scheduler, dispatcher.roster, dispatcher.scheduler.time()
-        sought = roster.sought(self.model, self.request.cluster, self.request.framework, self._caller)
+        sought = self._sought()
         launchable = roster.launchable(sought)
         until = self._waits_until(launchable)
         if not self.turn and self._crowded():
@@ -219,13 +234,22 @@ class DispatchedCall:
             self._give_up()
         else:
             self._tried.clear()
-            if self._waiting is None or until != self._waiting_until:
+            ends = min(until, now + self._permit.lasts)
+            if self._waiting is None or ends != self._waiting_until:
                 self._stop_waiting()
-                self._waiting, self._waiting_until = scheduler.call_at(until, self._give_up), until
+                self._waiting, self._waiting_until = scheduler.call_at(ends, self._waited), ends
                 if launchable and self.request.first_byte_timeout is None:
                     self._held = True
                     self._watchdog.ask_at(math.inf)
             roster.waiting_calls.add(self, sought)
+
+    def _waited(self) -> None:
+        """It has waited as long as it does, or as it may without being judged anew: its login may be too old now."""
+        if self._dispatcher.scheduler.time() < self._waits_until(self._launchable()):
+            self._waiting = None
+            self._dispatcher.roster.waiting_calls.wake(self)
+        else:
+            self._give_up()
 
     @property
     def computing(self) -> bool:
@@ -257,14 +281,17 @@ class DispatchedCall:
 
     def _hopeless(self, launchable: Sequence[Launchable]) -> bool:
         """Whether no worker will come in time, as those that were started have failed."""
-        if not launchable or any(not target.closed for target, _ in self._planned.left_out):
+        if not launchable or self._planned.awaited:
             return False
         within = self._waits_until(launchable) - self._dispatcher.scheduler.time()
         return self._dispatcher.cold.hopeless(launchable, within)
 
+    def _sought(self) -> Sought:
+        request, endpoints = self.request, self._permit.endpoints
+        return self._dispatcher.roster.sought(self.model, request.cluster, request.framework, self._caller, endpoints)
+
     def _launchable(self) -> tuple[Launchable, ...]:
-        roster, request = self._dispatcher.roster, self.request
-        return roster.launchable(roster.sought(self.model, request.cluster, request.framework, self._caller))
+        return self._dispatcher.roster.launchable(self._sought())
 
     def _stop_waiting(self) -> None:
         if self._waiting is not None:
@@ -413,8 +440,3 @@ class DispatchedCall:
         if self._record is not None:
             self._record.end(outcome, self._status)
             self._record = None
-
-
-def unknown_model(model: str) -> ServiceError:
-    """What vLLM says of a model that it does not have."""
-    return ServiceError(Reason.MODEL_NOT_FOUND, f"The model `{model}` does not exist.", param="model")

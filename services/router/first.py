@@ -12,13 +12,13 @@ from typing import Any, Final, Protocol
 import msgspec
 from weft.launcher.v1 import launcher_pb2
 
-from services.core.access import in_scope
+from services.core.access import open_to_all
 from services.core.catalogue import Availability, Catalogue, Cluster, Endpoint
 from services.core.errors import Reason, ServiceError
-from services.core.globus import GlobusBackend
 from services.core.principal import Principal
 from services.router.cold import ColdEndpoints, StartState
 from services.router.operations import LIST_ENDPOINTS, MODELS, STATUS, WHOAMI
+from services.router.permits import Permits
 from services.router.roster import Roster
 
 FRAMEWORK: Final = "vllm"
@@ -39,8 +39,9 @@ class QueueSource(Protocol):
 class StatusRoutes:
     """Answers them."""
 
-    def __init__(self, roster: Roster, cold: ColdEndpoints, queues: QueueSource) -> None:
+    def __init__(self, roster: Roster, permits: Permits, cold: ColdEndpoints, queues: QueueSource) -> None:
         self._roster = roster
+        self._permits = permits
         self._cold = cold
         self._queues = queues
 
@@ -65,10 +66,11 @@ class StatusRoutes:
     def _usable(self, catalogue: Catalogue, cluster: Cluster, principal: Principal) -> Iterator[tuple[Endpoint, str]]:
         """The models at the cluster's endpoints that the caller may use, in order."""
         for _, endpoint in sorted(catalogue.endpoints.items()):
-            if endpoint.cluster != cluster.name or not _open_to(endpoint, principal.name):
+            if endpoint.cluster != cluster.name:
                 continue
             for model in sorted(self._roster.models_of(endpoint)):
-                if in_scope(principal, model):
+                permit = self._permits.sees(principal, model, _id(cluster.name), endpoint.framework or FRAMEWORK)
+                if permit is not None and permit.allows(endpoint.name):
                     yield endpoint, model
 
     def _list(self, catalogue: Catalogue, principal: Principal) -> dict[str, Any]:
@@ -129,10 +131,10 @@ class StatusRoutes:
             jobs["cluster_status"] = {"cluster": _id(cluster.name), "status": "unknown", "message": message}
             return jobs
         allowed = {model for _, model in usable}
-        hidden = {name for name, endpoint in catalogue.endpoints.items() if not _open_to(endpoint, principal.name)}
+        hidden = catalogue.endpoints.keys() - {endpoint.name for endpoint, _ in usable}
         for queued in queue.jobs:
             if queued.endpoint in hidden:
-                continue  # Its models may be served to all elsewhere; the job, its nodes and its times are a person's.
+                continue  # Its models may be served to all elsewhere; the job, its nodes and its times are others'.
             models = [model for model in queued.models if model in allowed]
             if models:
                 jobs[_group(queued)].append(self._queued_job(queued, ",".join(models), cluster))
@@ -200,19 +202,9 @@ def _operations(cluster: Cluster) -> list[str]:
     return [f"/v1/{operation}" for operation in cluster.operations or _USUAL]
 
 
-def _open_to(endpoint: Endpoint, name: str) -> bool:
-    """Whether its workers serve the principal of this name; an empty one stands for everybody."""
-    launch = endpoint.backend.launch if isinstance(endpoint.backend, GlobusBackend) else None
-    return launch is None or launch.serves in ("", name)
-
-
 def _status(catalogue: Catalogue) -> dict[str, bool]:
     """The clusters with an endpoint that is open to everybody, and whether they are up."""
-    public = {
-        endpoint.cluster
-        for endpoint in catalogue.endpoints.values()
-        if not endpoint.access.allowed_globus_groups and not endpoint.access.allowed_domains and _open_to(endpoint, "")
-    }
+    public = {endpoint.cluster for endpoint in catalogue.endpoints.values() if open_to_all(catalogue, endpoint)}
     return {
         _id(name): cluster.availability is not Availability.MAINTENANCE
         for name, cluster in sorted(catalogue.clusters.items())

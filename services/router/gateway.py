@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from typing import Protocol
 
 import msgspec
 
-from services.core.access import in_scope
+from services.core.access import Ask
 from services.core.answers import ReadyAnswer
 from services.core.errors import Reason, ServiceError
 from services.core.headers import TO_UPSTREAM, select
 from services.core.inference import Call, Head, Receiver, Request
 from services.core.principal import Principal
 from services.router.body import read_body
-from services.router.dispatch import DispatchedCall, Dispatcher, unknown_model
+from services.router.dispatch import DispatchedCall, Dispatcher
 from services.router.first import StatusRoutes
 from services.router.later import LaterAnswer
 from services.router.models import list_models, only_model
 from services.router.operations import FIRST_STATUS, PUBLIC, check_operation, lists_models
+from services.router.permits import Permits
 from services.rpc.channel import parse_bearer
 
 log = logging.getLogger(__name__)
@@ -39,9 +41,16 @@ class Gateway:
     """Takes calls from facades and gRPC clients. Warm, a call leaves for its worker before `open` returns."""
 
     def __init__(
-        self, principals: PrincipalCache, dispatcher: Dispatcher, status: StatusRoutes, *, max_calls: int
+        self,
+        principals: PrincipalCache,
+        permits: Permits,
+        dispatcher: Dispatcher,
+        status: StatusRoutes,
+        *,
+        max_calls: int,
     ) -> None:
         self._principals = principals
+        self._permits = permits
         self._status = status
         self._dispatcher = dispatcher
         self._max_calls = max_calls
@@ -112,7 +121,7 @@ class Gateway:
         """Authorises a call and sends it on its way; without a principal, one that anybody may make. Raises
         `ServiceError`.
         """
-        request, roster = call.request, self._dispatcher.roster
+        request, roster, permits = call.request, self._dispatcher.roster, self._permits
         check_operation(request.method, request.operation)
         if request.operation in FIRST_STATUS:
             return LaterAnswer(
@@ -121,19 +130,24 @@ class Gateway:
         if principal is None:
             raise ServiceError(Reason.CREDENTIAL_MISSING)
         if lists_models(request.operation):
-            body = list_models(roster, principal, request.operation)
+            body = list_models(roster, permits, principal, request.operation)
             head = Head(200, (("content-type", "application/json"), ("content-length", str(len(body)))))
             return _tell_soon(ReadyAnswer((head, body), call, call.credit))
         wanted = read_body(request.body)
-        model = wanted.model or only_model(roster, principal)
-        if roster.find(model, request.cluster, request.framework) is None and roster.settled:
-            raise unknown_model(model)
-        if not in_scope(principal, model):
-            message = f"Your key does not allow the model '{model}'; GET /v1/models lists those that it does."
-            raise ServiceError(Reason.MODEL_FORBIDDEN, message, param="model")
+        model = wanted.model or only_model(roster, permits, principal)
+        ask = Ask(request.operation, model, request.cluster, request.framework)
+        permits.permit(principal, ask)
         outward = msgspec.structs.replace(request, headers=select(request.headers, TO_UPSTREAM))
         dispatched = DispatchedCall(
-            self._dispatcher, outward, wanted, model, call, call.credit, caller=principal.name, asked=request.headers
+            self._dispatcher,
+            outward,
+            wanted,
+            model,
+            call,
+            call.credit,
+            permit=functools.partial(permits.permit, principal, ask),
+            caller=principal.name,
+            asked=request.headers,
         )
         asyncio.get_running_loop().call_soon(dispatched.next_attempt)
         return dispatched

@@ -18,6 +18,7 @@ from services.core.errors import Reason, ServiceError
 from services.core.inference import Head, Inference, Request
 from services.core.principal import Role
 from services.router.models import model_cards
+from services.router.permits import Permits
 from services.router.roster import Roster
 from services.rpc.boundary import Access, Open, caller
 from services.rpc.frames import add_headers
@@ -43,9 +44,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     """Hands calls to the gateway."""
 
-    def __init__(self, gateway: Inference, roster: Roster, limits: MuxLimits, *, agent: str) -> None:
+    def __init__(self, gateway: Inference, roster: Roster, permits: Permits, limits: MuxLimits, *, agent: str) -> None:
         self._gateway = gateway
         self._roster = roster
+        self._permits = permits
         self._limits = limits
         self._agent = agent
         self._links: set[Link] = set()
@@ -106,7 +108,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         """The models that the caller may use."""
         models = [
             inference_pb2.Model(id=card["id"], card_json=msgspec.json.encode(card).decode())
-            for card in model_cards(self._roster, caller())
+            for card in model_cards(self._roster, self._permits, caller())
         ]
         models, token = page(models, lambda model: model.id, request.page_size, request.page_token)
         return inference_pb2.ListModelsResponse(models=models, next_page_token=token)

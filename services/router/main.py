@@ -29,6 +29,7 @@ from services.router.gateway import Gateway
 from services.router.inference_servicer import InferenceServicer
 from services.router.launcher import Launcher
 from services.router.metrics import OPEN_CALLS, SESSIONS, WAITING_CALLS, count_call
+from services.router.permits import Permits
 from services.router.policies import least_outstanding
 from services.router.queues import Queues, ask_launcher
 from services.router.roster import Roster
@@ -95,12 +96,14 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
         audit,
         cold,
     )
-    gateway = Gateway(principals, dispatcher, StatusRoutes(roster, cold, queues), max_calls=config.max_calls)
+    permits = Permits(roster)
+    status = StatusRoutes(roster, permits, cold, queues)
+    gateway = Gateway(principals, permits, dispatcher, status, max_calls=config.max_calls)
     WAITING_CALLS.set_function(lambda: roster.waiting)
     OPEN_CALLS.set_function(lambda: gateway.open_calls)
     SESSIONS.set_function(lambda: len(sessions))
 
-    inference = InferenceServicer(gateway, roster, config.mux_limits(), agent=AGENT)
+    inference = InferenceServicer(gateway, roster, permits, config.mux_limits(), agent=AGENT)
     server = GrpcServer(
         config.address,
         Boundary({**inference_servicer.ACCESS, **session_servicer.ACCESS}, principals),

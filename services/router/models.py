@@ -8,20 +8,20 @@ from typing import Any
 
 import msgspec
 
-from services.core.access import in_scope
 from services.core.errors import Reason, ServiceError
 from services.core.principal import Principal
+from services.router.permits import Permits
 from services.router.roster import Roster
 
 
-def usable_models(roster: Roster, principal: Principal) -> tuple[str, ...]:
+def usable_models(roster: Roster, permits: Permits, principal: Principal) -> tuple[str, ...]:
     """The public names that the principal may call, in order."""
-    return tuple(model for model in roster.models if in_scope(principal, model))
+    return tuple(model for model in roster.models if permits.sees(principal, model) is not None)
 
 
-def only_model(roster: Roster, principal: Principal) -> str:
+def only_model(roster: Roster, permits: Permits, principal: Principal) -> str:
     """What a request without a model means. Raises MODEL_REQUIRED unless the caller may use exactly one."""
-    models = usable_models(roster, principal)
+    models = usable_models(roster, permits, principal)
     if len(models) != 1:
         raise ServiceError(
             Reason.MODEL_REQUIRED,
@@ -31,15 +31,20 @@ def only_model(roster: Roster, principal: Principal) -> str:
     return models[0]
 
 
-def model_cards(roster: Roster, principal: Principal) -> Iterator[dict[str, Any]]:
+def model_cards(roster: Roster, permits: Permits, principal: Principal) -> Iterator[dict[str, Any]]:
     """An entry, under its public name, for each usable model that a server serves at present, vLLM's own if it gave
     one; and for each that a worker is started for when it is called.
     """
-    for model in usable_models(roster, principal):
+    for model in roster.models:
+        permit = permits.sees(principal, model)
+        if permit is None:
+            continue
         ready = [
             target
             for target in roster.find(model) or ()
-            if target.server.ready and target.server.serves in ("", principal.name)
+            if target.server.ready
+            and target.server.serves in ("", principal.name)
+            and permit.allows(target.server.endpoint)
         ]
         for target in ready:
             card = target.server.models.get(target.served_model)
@@ -47,7 +52,7 @@ def model_cards(roster: Roster, principal: Principal) -> Iterator[dict[str, Any]
                 yield {**msgspec.json.decode(card), "id": model}
                 break
         else:
-            startable = roster.launchable(roster.sought(model, "", "", principal.name))
+            startable = roster.launchable(roster.sought(model, "", "", principal.name, permit.endpoints))
             if ready or any(not one.closed for one in startable):
                 yield plain_card(model)
 
@@ -66,10 +71,10 @@ def plain_card(model: str) -> dict[str, Any]:
     }
 
 
-def list_models(roster: Roster, principal: Principal, path: str) -> bytes:
+def list_models(roster: Roster, permits: Permits, principal: Principal, path: str) -> bytes:
     """The body for `/v1/models` or `/v1/models/{model}`. Raises MODEL_NOT_FOUND."""
     wanted = path.removeprefix("/v1/models").removeprefix("/")
-    cards = list(model_cards(roster, principal))
+    cards = list(model_cards(roster, permits, principal))
     if not wanted:
         return msgspec.json.encode({"object": "list", "data": cards})
     for card in cards:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
-from services.router.targets import Server, Target
+from services.router.targets import Server, Sought, Target
 
 Policy = Callable[[Iterable[Target]], list[Target]]
 """Orders targets, best first."""
@@ -15,6 +15,7 @@ DRAINING = "it is shutting down"
 TRIED = "it was tried"
 FULL = "it has as many calls as it takes"
 PRIVATE = "it serves another caller alone"
+FORBIDDEN = "the caller may not use its endpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,18 +27,32 @@ class Plan:
 
     @property
     def closed(self) -> str:
-        """Why waiting is of no use, if so: every target is closed by its operators."""
-        if self.candidates or not all(target.closed for target, _ in self.left_out):
+        """Why waiting is of no use, if so: every target that the caller may use is closed by its operators."""
+        if self.candidates or self.awaited:
             return ""
-        return next((reason for _, reason in self.left_out), "")
+        return next((target.closed for target, reason in self.left_out if reason != FORBIDDEN), "")
+
+    @property
+    def awaited(self) -> bool:
+        """Whether there is a server that the caller may use, which cannot take the call at present."""
+        return any(not target.closed for target, reason in self.left_out if reason != FORBIDDEN)
 
 
-def plan(targets: Iterable[Target], *, policy: Policy, caller: str = "", tried: Collection[Server] = ()) -> Plan:
-    """Plans one call of the principal `caller`, or its next attempt when `tried` servers have failed it."""
+def plan(
+    targets: Iterable[Target],
+    *,
+    policy: Policy,
+    caller: str = "",
+    tried: Collection[Server] = (),
+    permitted: frozenset[str] | None = None,
+) -> Plan:
+    """Plans one call of the principal `caller`, or its next attempt when `tried` servers have failed it. `permitted`
+    are the endpoints that it may go to, by name; None for all.
+    """
     fit: list[Target] = []
     left_out: list[tuple[Target, str]] = []
     for target in targets:
-        if reason := _unfit(target, caller, tried):
+        if reason := _unfit(target, caller, permitted, tried):
             left_out.append((target, reason))
         else:
             fit.append(target)
@@ -46,14 +61,16 @@ def plan(targets: Iterable[Target], *, policy: Policy, caller: str = "", tried: 
     return Plan(tuple(fit), tuple(left_out))
 
 
-def may_take(target: Target, caller: str) -> bool:
-    """Whether the target could take a call of the principal now."""
-    return not _unfit(target, caller, ())
+def may_take(target: Target, sought: Sought) -> bool:
+    """Whether the target could take a call now that seeks this."""
+    return not _unfit(target, sought.caller, sought.endpoints, ())
 
 
-def _unfit(target: Target, caller: str, tried: Collection[Server]) -> str:
+def _unfit(target: Target, caller: str, permitted: frozenset[str] | None, tried: Collection[Server]) -> str:
     """Why a target cannot take the call; empty if it can."""
     server = target.server
+    if permitted is not None and server.endpoint not in permitted:
+        return FORBIDDEN
     if target.closed:
         return target.closed
     if server.serves and server.serves != caller:

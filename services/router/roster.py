@@ -54,8 +54,12 @@ class Roster:
 
     def set_catalogue(self, catalogue: Catalogue) -> None:
         """The registry has spoken."""
-        self._catalogue = catalogue
+        former, self._catalogue = self._catalogue or catalogue, catalogue
         self.refresh()
+        if (former.clusters, former.routes) != (catalogue.clusters, catalogue.routes):
+            # Whoever waits may be permitted other endpoints now, or none; only its own next attempt can tell.
+            for sought in self.waiting_calls.counts:
+                self.waiting_calls.wake_all(sought)
 
     def add(self, server: Server) -> None:
         """A worker has attached, or an HTTP endpoint has appeared."""
@@ -88,11 +92,12 @@ class Roster:
         waiting, index = self.waiting_calls, self._index
         can_go = []
         for sought in waiting.counts:
-            targets, launchable = self.find(*sought[:3]), index.launchable(sought)
+            targets, launchable = self._permitted(sought), index.launchable(sought)
             closed = all(target.closed for target in targets or ()) and all(one.closed for one in launchable)
             if (
                 targets is None
                 or (targets and closed)
+                or index.serving(*sought[:3]) != former.serving(*sought[:3])
                 or _places(launchable) != _places(former.launchable(sought))
                 or index.served_alone != former.served_alone
             ):
@@ -102,11 +107,27 @@ class Roster:
         waiting.wake_in_order(can_go, self._can_go)
 
     def _can_go(self, sought: Sought) -> bool:
-        return any(may_take(target, sought.caller) for target in self.find(*sought[:3]) or ())
+        return any(may_take(target, sought) for target in self.find(*sought[:3]) or ())
+
+    def _permitted(self, sought: Sought) -> list[Target] | None:
+        """The targets of what is sought that its callers may use; None if nobody knows it."""
+        targets, permitted = self.find(*sought[:3]), sought.endpoints
+        if targets is None:
+            return None
+        return [target for target in targets if permitted is None or target.server.endpoint in permitted]
 
     def find(self, model: str, cluster: str = "", framework: str = "") -> tuple[Target, ...] | None:
         """The targets of a model; None if nobody knows it."""
         return self._index.find(model, cluster, framework)
+
+    @property
+    def index(self) -> TargetIndex:
+        """The present index; another whenever anything has changed."""
+        return self._index
+
+    def serving(self, model: str, cluster: str = "", framework: str = "") -> tuple[Endpoint, ...] | None:
+        """The endpoints that a model leads to, with or without a server; None if nobody knows it."""
+        return self._index.serving(model, cluster, framework)
 
     def models_of(self, endpoint: Endpoint) -> tuple[str, ...]:
         """The public names of an endpoint's models: those that it lists, else those that its workers reported."""
@@ -117,9 +138,11 @@ class Roster:
         """The public names of all models, in order."""
         return tuple(sorted(self._index.by_route))
 
-    def sought(self, model: str, cluster: str, framework: str, caller: str) -> Sought:
-        """What a call of the principal `caller` seeks."""
-        return Sought(model, cluster, framework, caller if caller in self._index.served_alone else "")
+    def sought(
+        self, model: str, cluster: str, framework: str, caller: str, endpoints: frozenset[str] | None = None
+    ) -> Sought:
+        """What a call of the principal `caller` seeks, at the endpoints that it may use; None for all."""
+        return Sought(model, cluster, framework, caller if caller in self._index.served_alone else "", endpoints)
 
     def launchable(self, sought: Sought) -> tuple[Launchable, ...]:
         """The endpoints where a worker that takes the call can be started, closed ones among them."""
@@ -166,9 +189,7 @@ class Roster:
         ]
 
     def _takes(self, server: Server, sought: Sought) -> bool:
-        return any(
-            target.server is server and may_take(target, sought.caller) for target in self.find(*sought[:3]) or ()
-        )
+        return any(target.server is server and may_take(target, sought) for target in self.find(*sought[:3]) or ())
 
 
 def _places(launchable: Iterable[Launchable]) -> list[tuple[str, str]]:

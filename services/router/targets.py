@@ -78,20 +78,22 @@ Pinned = tuple[str, str, str]
 
 class Sought(NamedTuple):
     """What a call waits for. Calls that seek the same wait in one queue. `caller` is empty for all whom no server
-    serves alone.
+    serves alone; `endpoints` are those that it may use, by name, None for all that the model has.
     """
 
     model: str
     cluster: str
     framework: str
     caller: str
+    endpoints: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TargetIndex:
     """Targets by public model name: `by_route` what a name leads to, `by_endpoint` what endpoints serve under it
     themselves, which is what a call pinned to a cluster means. `launchable_by_route` and `launchable_by_endpoint` are
-    the endpoints, in order, where workers for it can be started. `served_alone` are the principals whom a server or an
+    the endpoints, in order, where workers for it can be started. `serving_by_route` and `serving_by_endpoint` are all
+    the endpoints that have it, with or without a server. `served_alone` are the principals whom a server or an
     endpoint serves and nobody else, `launchables` all endpoints where workers can be started.
 
     A name without a target is a model that exists and that no server serves at present.
@@ -103,6 +105,8 @@ class TargetIndex:
     launchable_by_endpoint: Mapping[Pinned, tuple[Launchable, ...]] = field(default_factory=dict)
     served_alone: frozenset[str] = frozenset()
     launchables: tuple[Launchable, ...] = ()
+    serving_by_route: Mapping[str, tuple[Endpoint, ...]] = field(default_factory=dict)
+    serving_by_endpoint: Mapping[Pinned, tuple[Endpoint, ...]] = field(default_factory=dict)
 
     def find(self, model: str, cluster: str, framework: str) -> tuple[Target, ...] | None:
         """The targets of a model, of one cluster and framework where those are not empty; None if the model is unknown
@@ -112,13 +116,24 @@ class TargetIndex:
             return self.by_route.get(model)
         return self.by_endpoint.get((model, cluster, framework))
 
+    def serving(self, model: str, cluster: str, framework: str) -> tuple[Endpoint, ...] | None:
+        """The endpoints that a model leads to, as `find` does."""
+        if not cluster and not framework:
+            return self.serving_by_route.get(model)
+        return self.serving_by_endpoint.get((model, cluster, framework))
+
     def launchable(self, sought: Sought) -> tuple[Launchable, ...]:
         """The endpoints where a worker that takes the call can be started, closed ones among them."""
         if not sought.cluster and not sought.framework:
             found = self.launchable_by_route.get(sought.model, ())
         else:
             found = self.launchable_by_endpoint.get(sought[:3], ())
-        return tuple(one for one in found if one.policy.serves in ("", sought.caller))
+        return tuple(
+            one
+            for one in found
+            if one.policy.serves in ("", sought.caller)
+            and (sought.endpoints is None or one.endpoint in sought.endpoints)
+        )
 
 
 def build_index(
@@ -130,6 +145,7 @@ def build_index(
     servers = tuple(servers)
     own: dict[Pinned, list[Target]] = {}
     cold: dict[Pinned, list[Launchable]] = {}
+    serving: dict[Pinned, list[Endpoint]] = {}
     launchables: list[Launchable] = []
     attached = Counter(server.endpoint for server in servers)
     for endpoint in catalogue.endpoints.values():
@@ -139,6 +155,7 @@ def build_index(
         for model in [binding.model for binding in endpoint.models] or remembered.get(endpoint.name, ()):
             for key in _keys(model, endpoint):
                 own.setdefault(key, [])
+                serving.setdefault(key, []).append(endpoint)
                 if launchable is not None:
                     cold.setdefault(key, []).append(launchable)
     for server in servers:
@@ -151,14 +168,24 @@ def build_index(
     by_route = {model: targets for (model, *pin), targets in by_endpoint.items() if pin == ["", ""]}
     cold_by_endpoint = {key: tuple(launchables) for key, launchables in cold.items()}
     cold_by_route = {model: found for (model, *pin), found in cold_by_endpoint.items() if pin == ["", ""]}
+    serving_by_endpoint = {key: tuple(endpoints) for key, endpoints in serving.items()}
+    serving_by_route = {model: found for (model, *pin), found in serving_by_endpoint.items() if pin == ["", ""]}
     by_name, cold_by_name = dict(by_route), dict(cold_by_route)
     for route in catalogue.routes.values():
+        serving_by_route[route.model] = tuple(_serving_of_route(route, catalogue))
         by_route[route.model] = tuple(_targets_of_route(route, by_name))
         cold_by_route[route.model] = tuple(_launchables_of_route(route, cold_by_name))
     alone = {server.serves for server in servers}
     alone.update(launchable.policy.serves for launchable in launchables)
     return TargetIndex(
-        by_route, by_endpoint, cold_by_route, cold_by_endpoint, frozenset(alone - {""}), tuple(launchables)
+        by_route,
+        by_endpoint,
+        cold_by_route,
+        cold_by_endpoint,
+        frozenset(alone - {""}),
+        tuple(launchables),
+        serving_by_route,
+        serving_by_endpoint,
     )
 
 
@@ -186,6 +213,13 @@ def _targets_of_route(route: Route, by_name: Mapping[str, tuple[Target, ...]]) -
         for target in by_name.get(wanted.model or route.model, ()):
             if target.server.endpoint == wanted.endpoint:
                 yield target
+
+
+def _serving_of_route(route: Route, catalogue: Catalogue) -> Iterable[Endpoint]:
+    """Its targets and nothing else, whether or not they have reported the model yet."""
+    for name in dict.fromkeys(wanted.endpoint for wanted in route.targets):
+        if name in catalogue.endpoints:
+            yield catalogue.endpoints[name]
 
 
 def _launchable(catalogue: Catalogue, endpoint: Endpoint, workers: int) -> Launchable | None:

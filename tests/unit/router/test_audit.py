@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from services.core.catalogue import Catalogue, Endpoint, SessionBackend
+from services.core.catalogue import Catalogue, Cluster, Endpoint, SessionBackend
 from services.core.deadlines import Bounds
 from services.core.errors import Reason, ServiceError
 from services.core.inference import Call, Receiver, Request
@@ -22,6 +22,7 @@ from services.router.policies import least_outstanding
 from services.router.roster import Roster
 from services.router.targets import Server
 from tests.testing.clock import Clock
+from tests.testing.permits import permitted
 from tests.testing.streams import Answer, Answerer, Served
 
 ENDPOINT = "clusters/one/endpoints/vllm"
@@ -103,7 +104,9 @@ class Bench:
         self.log = AuditLog(file)
         clock = Clock()
         roster = Roster(settle=0, clock=clock.time)
-        roster.set_catalogue(Catalogue.of([Endpoint(ENDPOINT, SessionBackend(), audit=audited)]))
+        roster.set_catalogue(
+            Catalogue.of([Cluster("clusters/one"), Endpoint(ENDPOINT, SessionBackend(), audit=audited)])
+        )
         self.answerers = [Answerer(), Answerer()]
         for number, answerer in enumerate(self.answerers):
             roster.add(Server(ENDPOINT, f"i{number}", answerer, {"m": ""}, ready=True))
@@ -113,7 +116,8 @@ class Bench:
     def call(self) -> tuple[Answer, DispatchedCall]:
         answer = Answer()
         body = read_body(REQUEST.body)
-        call = DispatchedCall(self.dispatcher, REQUEST, body, "m", answer, 100, caller="users/alice")
+        permit = permitted(self.dispatcher.roster, REQUEST, "m", "users/alice")
+        call = DispatchedCall(self.dispatcher, REQUEST, body, "m", answer, 100, permit=permit, caller="users/alice")
         answer.opened = True
         call.next_attempt()
         return answer, call

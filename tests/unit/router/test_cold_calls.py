@@ -22,6 +22,7 @@ from services.router.policies import least_outstanding
 from services.router.roster import Roster
 from services.router.targets import Server
 from tests.testing.clock import Clock
+from tests.testing.permits import permitted
 from tests.testing.streams import Answer, Answerer, Served
 
 COLD = "clusters/one/endpoints/cold"
@@ -83,8 +84,9 @@ class Bench:
         body = b'{"model":"m","stream":true}' if stream else b'{"model":"m"}'
         request = Request(operation, (), body, timeout=timeout)
         answer = Answer()
+        permit = permitted(self.roster, request, "m", caller)
         call = DispatchedCall(
-            self.dispatcher, request, read_body(body), "m", answer, credit, caller=caller, asked=asked
+            self.dispatcher, request, read_body(body), "m", answer, credit, permit=permit, caller=caller, asked=asked
         )
         answer.opened = True
         call.next_attempt()
@@ -220,15 +222,13 @@ def test_an_endpoint_for_one_principal_is_not_started_for_another():
     bench = Bench(serves="users/a")
     own, call = bench.call(caller="users/a")
     other, _ = bench.call(caller="users/b")
-    bench.clock.advance(5)
-    assert (own.ends, other.reason) == ([], Reason.NO_WORKER)
-    stranger, left = bench.call(caller="users/b")
+    assert (own.ends, other.reason) == ([], Reason.MODEL_FORBIDDEN)
     bench.attach(serves="users/a")
-    assert len(bench.answerer.calls) == 1
+    stranger, _ = bench.call(caller="users/b")
+    assert (len(bench.answerer.calls), stranger.reason) == (1, Reason.MODEL_FORBIDDEN)
     bench.served.head()
     bench.served.receiver.end()
-    assert (own.ends, stranger.ends) == ([None], [])
-    left.cancel()
+    assert own.ends == [None]
     call.cancel()
     bench.assert_over()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from services.core.catalogue import Availability, Catalogue, Deleted, Endpoint, ModelBinding, SessionBackend
+from services.core.catalogue import Availability, Catalogue, Cluster, Deleted, Endpoint, ModelBinding, SessionBackend
 from services.core.deadlines import Bounds
 from services.core.errors import CATALOGUE, Reason, ServiceError
 from services.core.inference import Call, Head, Inference, Receiver, Request
@@ -19,6 +19,7 @@ from services.router.policies import least_outstanding
 from services.router.roster import Roster
 from services.router.targets import Server
 from tests.testing.clock import Clock
+from tests.testing.permits import permitted
 from tests.testing.streams import Answer, Answerer, Served
 
 ENDPOINT = "clusters/one/endpoints/vllm"
@@ -33,7 +34,7 @@ class Bench:
         self.clock = Clock()
         self.roster = Roster(settle=settle, clock=self.clock.time)
         self.endpoint = Endpoint(ENDPOINT, SessionBackend())
-        self.roster.set_catalogue(Catalogue.of([self.endpoint]))
+        self.roster.set_catalogue(Catalogue.of([Cluster("clusters/one"), self.endpoint]))
         self.outcomes: list[str] = []
         self.dispatcher = Dispatcher(
             self.roster,
@@ -59,7 +60,8 @@ class Bench:
 
     def call(self, request: Request = REQUEST, credit: int = 100, model: str = "m") -> tuple[Answer, DispatchedCall]:
         answer = Answer()
-        call = DispatchedCall(self.dispatcher, request, read_body(request.body), model, answer, credit)
+        permit = permitted(self.roster, request, model)
+        call = DispatchedCall(self.dispatcher, request, read_body(request.body), model, answer, credit, permit=permit)
         answer.opened = True
         self.answers.append(answer)
         call.next_attempt()
@@ -258,7 +260,8 @@ def test_leaving_stops_the_server(sent):
 def test_a_call_that_was_left_before_its_first_step_reaches_no_server():
     bench = Bench()
     answer = Answer()
-    call = DispatchedCall(bench.dispatcher, REQUEST, read_body(REQUEST.body), "m", answer, 100)
+    permit = permitted(bench.roster, REQUEST, "m")
+    call = DispatchedCall(bench.dispatcher, REQUEST, read_body(REQUEST.body), "m", answer, 100, permit=permit)
     bench.answers.append(answer)
     leave(answer, call)
     call.next_attempt()
@@ -275,7 +278,8 @@ def test_leaving_at_the_sight_of_the_head(body):
 
     bench = Bench()
     answer = Fickle()
-    call = DispatchedCall(bench.dispatcher, REQUEST, read_body(REQUEST.body), "m", answer, 100)
+    permit = permitted(bench.roster, REQUEST, "m")
+    call = DispatchedCall(bench.dispatcher, REQUEST, read_body(REQUEST.body), "m", answer, 100, permit=permit)
     answer.opened = True
     bench.answers.append(answer)
     call.next_attempt()
@@ -459,7 +463,7 @@ def test_a_model_that_is_deleted_while_a_call_waits_for_it():
 def test_what_its_operators_closed_is_refused_at_once():
     bench = Bench()
     closed = dataclasses.replace(bench.endpoint, availability=Availability.MAINTENANCE, notice="until noon")
-    bench.roster.set_catalogue(Catalogue.of([closed]))
+    bench.roster.set_catalogue(Catalogue.of([Cluster("clusters/one"), closed]))
     answer, _ = bench.call()
     assert answer.reason is Reason.CLUSTER_MAINTENANCE
     assert answer.error is not None
@@ -512,9 +516,8 @@ def test_servers_that_stay_full():
 
 def test_a_servers_own_name_for_the_model_is_spliced_in():
     bench = Bench()
-    bench.roster.set_catalogue(
-        Catalogue.of([dataclasses.replace(bench.endpoint, models=(ModelBinding("public", "m"),))])
-    )
+    endpoint = dataclasses.replace(bench.endpoint, models=(ModelBinding("public", "m"),))
+    bench.roster.set_catalogue(Catalogue.of([Cluster("clusters/one"), endpoint]))
     request = msgspec.structs.replace(REQUEST, body=b'{"n":1.0, "model":"public"}', cluster="one", framework="")
     _, call = bench.call(request, model="public")
     assert bench.served().request.body == b'{"n":1.0, "model":"m"}'

@@ -12,6 +12,7 @@ from weft.session.v1 import frame_pb2
 
 from services.router import inference_servicer
 from services.router.inference_servicer import InferenceServicer
+from services.router.permits import Permits
 from services.router.roster import Roster
 from services.rpc.limits import MuxLimits
 from tests.testing.streams import Answerer
@@ -51,7 +52,8 @@ class Router:
     def __init__(self) -> None:
         self.answerer = Answerer()
         self.facade = Facade()
-        self.servicer = InferenceServicer(self.answerer, Roster(settle=0), MuxLimits(), agent="router")
+        roster = Roster(settle=0)
+        self.servicer = InferenceServicer(self.answerer, roster, Permits(roster), MuxLimits(), agent="router")
         messages: Any = None  # the servicer reads by its context
         context: Any = self.facade
         self.task = asyncio.create_task(self.servicer.Multiplex(messages, context))

@@ -12,6 +12,7 @@ from services.core.globus import GlobusBackend, GlobusFunction, LaunchPolicy
 from services.core.principal import Permissions, Principal
 from services.router.cold import ColdEndpoints
 from services.router.first import StatusRoutes
+from services.router.permits import Permits
 from services.router.roster import Roster
 
 SHARED, ALICES = "clusters/one/endpoints/shared", "clusters/one/endpoints/alices"
@@ -35,7 +36,7 @@ async def ask(operation: str, name: str, *endpoints: Endpoint) -> Any:
     roster = Roster(settle=0)
     cluster = Cluster("clusters/one", queue_status=GlobusFunction("q", "f"))
     roster.set_catalogue(Catalogue.of([cluster, *endpoints]))
-    routes = StatusRoutes(roster, ColdEndpoints(), Queue())
+    routes = StatusRoutes(roster, Permits(roster), ColdEndpoints(), Queue())
     principal = Principal(name, permissions=Permissions(allow_models=("*",))) if name else None
     return json.loads(await routes.answer(f"/resource_server/{operation}", "one", principal))
 

@@ -23,6 +23,7 @@ from services.router.audit import AuditLog
 from services.router.dispatch import Dispatcher, DispatchSettings
 from services.router.first import StatusRoutes
 from services.router.gateway import Gateway
+from services.router.permits import Permits
 from services.router.policies import least_outstanding
 from services.router.roster import Roster
 from services.router.targets import Server
@@ -93,8 +94,9 @@ class Setting:
             AuditLog(Path("/dev/null")),
         )
         self.queues = NoQueues()
-        self.status = StatusRoutes(self.roster, self.dispatcher.cold, self.queues)
-        self.gateway = Gateway(self.principals, self.dispatcher, self.status, max_calls=max_calls)
+        self.permits = Permits(self.roster)
+        self.status = StatusRoutes(self.roster, self.permits, self.dispatcher.cold, self.queues)
+        self.gateway = Gateway(self.principals, self.permits, self.dispatcher, self.status, max_calls=max_calls)
 
     def open(self, request: Request, credit: int = 1 << 20) -> tuple[Answer, Call]:
         answer = Answer()
@@ -299,7 +301,7 @@ async def test_the_router_takes_so_many_calls_and_no_more():
 async def test_without_a_catalogue_nothing_is_said_to_be_unknown():
     setting = Setting()
     dispatcher = dataclasses.replace(setting.dispatcher, roster=Roster(settle=0))
-    gateway = Gateway(setting.principals, dispatcher, setting.status, max_calls=1)
+    gateway = Gateway(setting.principals, setting.permits, dispatcher, setting.status, max_calls=1)
     assert not await gateway.ready()
     with pytest.raises(ServiceError) as caught:
         await collect(gateway, request())

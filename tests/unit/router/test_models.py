@@ -6,6 +6,7 @@ from services.core.catalogue import Availability, Catalogue, Cluster, Endpoint, 
 from services.core.globus import GlobusBackend, GlobusFunction, LaunchPolicy
 from services.core.principal import Permissions, Principal
 from services.router.models import list_models
+from services.router.permits import Permits
 from services.router.roster import Roster
 from tests.testing.clock import Clock
 
@@ -15,7 +16,8 @@ COLD = "clusters/one/endpoints/cold"
 def listed(endpoint: Endpoint, caller: str = "users/ada") -> list[str]:
     roster = Roster(settle=0, clock=Clock().time)
     roster.set_catalogue(Catalogue.of([Cluster("clusters/one"), endpoint]))
-    data = json.loads(list_models(roster, Principal(caller, permissions=Permissions(("*",))), "/v1/models"))["data"]
+    principal = Principal(caller, permissions=Permissions(("*",)))
+    data = json.loads(list_models(roster, Permits(roster), principal, "/v1/models"))["data"]
     return [card["id"] for card in data]
 
 

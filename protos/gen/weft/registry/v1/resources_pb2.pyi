@@ -674,7 +674,9 @@ class AccessPolicy(message.Message):
 
     @builtins.property
     def allowed_principals(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Patterns of principals who need meet none of the three conditions above: `services/hpc-portal`, `users/alice*`."""
+        """Patterns of principals who need meet none of the three conditions above: `services/hpc-portal`, `users/alice*`.
+        Where these stand without any of the three, nobody else is admitted.
+        """
 
     @builtins.property
     def authentication_policies(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
