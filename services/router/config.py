@@ -9,8 +9,21 @@ import msgspec
 from services.core.deadlines import Bounds
 from services.core.errors import Reason, ServiceError
 from services.router.dispatch import DispatchSettings
+from services.router.limits.config import LimitsConfig
 from services.rpc.limits import MuxLimits
 from services.rpc.server_tls import TlsListener
+
+
+class UsageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How records of calls get to auth. What a router that is killed has not yet written is lost: at most the records
+    of the last `flush_s`; an orderly stop loses none.
+    """
+
+    flush_s: float = 1.0
+    flush_records: int = 1000
+    """They are written sooner when so many wait."""
+    spool_bytes: int = 1024 * 1024 * 1024
+    """What may lie on the disk while auth is away; beyond it the oldest records are dropped."""
 
 
 class RouterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,6 +63,9 @@ class RouterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the calls to endpoints with `audit` are written; empty means `router/audit.log` in the home."""
     stale_principals_s: float = 600.0
     """How long known callers stay known while auth is away."""
+    usage: UsageConfig = UsageConfig()
+    limits: LimitsConfig = LimitsConfig()
+    """How calls, tokens and open calls are limited (docs/limits.md)."""
 
     def dispatch(self) -> DispatchSettings:
         """The part that concerns dispatch."""

@@ -72,6 +72,8 @@ class Limiter:
         self._clock = clock or asyncio.get_running_loop().time
         self._accounts: dict[tuple[tuple[Claim, ...], str], Account] = {}
         self._by_id: dict[tuple[int, str], Account] = {}
+        self._admitted = 0
+        """Not yet told to the metric, to which one call more costs as much as to a window."""
         self._sweeper: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -85,6 +87,7 @@ class Limiter:
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
+        self.sweep()
         await self._source.close()
 
     def admit(self, claims: tuple[Claim, ...], *, principal: str, tokens: int) -> Admission | None:
@@ -102,7 +105,7 @@ class Limiter:
             raise above_limit(most.subject, most.rule, tokens)
         slots = account.take(tokens, now)
         if slots is not None:
-            ADMITTED.inc()
+            self._admitted += 1
             return Admission(account, slots, tokens, self._clock)
         if self._source.final:
             raise self._refused(account, _shortages(account, tokens, now), now)
@@ -124,7 +127,7 @@ class Limiter:
             account.open -= 1
         if found.shortages:
             raise self._refused(account, found.shortages, self._clock())
-        ADMITTED.inc()
+        self._admitted += 1
         return Admission(account, found.slots, tokens, self._clock)
 
     def room(self, claims: tuple[Claim, ...], *, principal: str) -> int | None:
@@ -138,6 +141,8 @@ class Limiter:
     def sweep(self) -> None:
         """Forgets the callers who have not called for a while, and what is counted of nobody."""
         now = self._clock()
+        ADMITTED.inc(self._admitted)
+        self._admitted = 0
         for key, account in list(self._accounts.items()):
             if not account.open and account.used_at < now - FORGET_AFTER:
                 del self._accounts[key]
