@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from services.auth.certificates import CertificateRule
+
 
 class BootstrapKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A key that exists from the start. If `file`, relative to the home, is missing, a new key is made and written
@@ -36,3 +38,5 @@ class AuthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long routers may keep what they learn of a key: a revocation is effective within it."""
     session_token_life_s: float = 900.0
     bootstrap_keys: tuple[BootstrapKey, ...] = DEFAULT_KEYS
+    certificates: tuple[CertificateRule, ...] = ()
+    """Who may call by a client certificate, and what; the first rule that fits counts."""

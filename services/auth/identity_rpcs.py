@@ -16,7 +16,11 @@ class IdentityRpcs(Rpcs):
         self, request: auth_pb2.AuthenticateRequest, context: Context
     ) -> auth_pb2.AuthenticateResponse:
         """Whose a credential is."""
-        judged = await self._parts.judge.look_up(request.credential)
+        judge = self._parts.judge
+        if request.spiffe_id:
+            judged = await judge.look_up_peer(request.spiffe_id)
+        else:
+            judged = await judge.look_up(request.credential)
         answer = auth_pb2.AuthenticateResponse(principal=principal_to_proto(judged.principal))
         answer.max_age.FromMilliseconds(int(judged.max_age * 1000))
         if judged.expires_at is not None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from services.auth.certificates import CertificateRule, certificate_principal
 from services.auth.judged import Judged
 from services.auth.keys import judge, split
 from services.auth.store import KeyStore
@@ -16,8 +17,16 @@ from services.rpc.authenticator import OWN_CREDENTIAL
 class Judge:
     """Tells whose a credential is. `max_age`, in seconds, is how long what is told of a key may be kept."""
 
-    def __init__(self, store: KeyStore, *, max_age: float = 30.0, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        store: KeyStore,
+        *,
+        max_age: float = 30.0,
+        certificates: Sequence[CertificateRule] = (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._store = store
+        self._certificates = certificates
         self._max_age = max_age
         self._clock = clock
 
@@ -30,6 +39,17 @@ class Judge:
         except ServiceError as error:
             # Told apart from a refusal of the credential inside a request, which is somebody else's.
             raise ServiceError(error.reason, error.message, param=OWN_CREDENTIAL) from error
+
+    async def authenticate_peer(self, spiffe_id: str) -> Principal:
+        """As `authenticate`, for a certificate that this very server has verified."""
+        try:
+            return (await self.look_up_peer(spiffe_id)).principal
+        except ServiceError as error:
+            raise ServiceError(error.reason, error.message, param=OWN_CREDENTIAL) from error
+
+    async def look_up_peer(self, spiffe_id: str) -> Judged:
+        """Whose a verified certificate's SPIFFE id is. Raises IDENTITY_FORBIDDEN."""
+        return Judged(certificate_principal(self._certificates, spiffe_id), None, self._max_age)
 
     async def look_up(self, credential: str) -> Judged:
         """Whose it is, if it is good. Raises CREDENTIAL_INVALID, CREDENTIAL_EXPIRED or AUTH_UNAVAILABLE."""

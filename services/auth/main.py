@@ -33,6 +33,7 @@ _RETRY: Final = 1.0
 
 async def serve(config: AuthConfig, process: Process) -> None:
     """Runs auth until it is asked to stop."""
+    wire = process.tls.wire("auth", process.home)
     file = process.home / "auth.db"
     if not config.database:
         _make_private(file)
@@ -43,14 +44,15 @@ async def serve(config: AuthConfig, process: Process) -> None:
             return
         await ensure_keys(config.bootstrap_keys, store, process.home)
         await _ensure_signing_key(store)
-        judge = Judge(store, max_age=config.max_age_s)
+        judge = Judge(store, max_age=config.max_age_s, certificates=config.certificates)
         issuer = Issuer(store, enrolments, judge, token_life=config.session_token_life_s)
         servicer = AuthServicer(Parts(keys=store, enrolments=enrolments, judge=judge, issuer=issuer))
         server = GrpcServer(
             config.address,
-            Boundary(ACCESS, judge),
+            Boundary(ACCESS, judge, wire.peers(judge.authenticate_peer)),
             (SERVICE,),
             (lambda grpc: auth_pb2_grpc.add_AuthServiceServicer_to_server(servicer, grpc),),
+            credentials=wire.credentials,
         )
         await server.start()
         try:

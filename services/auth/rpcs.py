@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import grpc
 
@@ -15,10 +14,9 @@ from services.auth.issuer import Issuer
 from services.auth.judge import Judge
 from services.auth.store import KeyStore
 from services.core.errors import Reason, ServiceError
+from services.core.principal import is_principal
 
 Context = grpc.aio.ServicerContext[Any, Any]
-
-_PRINCIPAL: Final = re.compile(r"(users|services|workers)/[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +39,6 @@ class Rpcs:
 
 def check_principal(name: str, *, param: str = "principal") -> None:
     """Raises ARGUMENT_INVALID unless it is the name of a principal."""
-    if _PRINCIPAL.fullmatch(name) is None:
+    if not is_principal(name):
         message = f"'{param}' must look like 'users/{{user}}', 'services/{{service}}' or 'workers/{{worker}}'."
         raise ServiceError(Reason.ARGUMENT_INVALID, message, param=param)

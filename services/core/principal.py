@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import enum
 import functools
+import re
 from dataclasses import dataclass
 
 from services.core.errors import Reason, ServiceError
 from services.core.quota import SubjectQuota
+
+_NAME = re.compile(r"(users|services|workers)/[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}")
 
 
 class Role(enum.Enum):
@@ -78,6 +81,11 @@ class Principal:
         if not self.roles.intersection(roles):
             wanted = " or ".join(f"'{role.name.lower()}'" for role in roles)
             raise ServiceError(Reason.ACTION_FORBIDDEN, f"{action} needs a key with the role {wanted}.")
+
+
+def is_principal(name: str) -> bool:
+    """Whether it is the name of a principal."""
+    return _NAME.fullmatch(name) is not None
 
 
 def may_serve(principal: Principal, endpoint: str) -> bool:

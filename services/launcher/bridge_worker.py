@@ -29,6 +29,7 @@ from services.launcher.task_workers import TaskWorker
 from services.launcher.tasks import DEFAULT_CREDENTIALS, INFERENCE, TaskRunner
 from services.rpc.attachment import Attachment, Credential, RefusedError
 from services.rpc.limits import MuxLimits
+from services.rpc.wire import RouterWay
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class BridgeParts:
     routers: Sequence[str]
     lifetime: float
     grace: float
+    way: RouterWay = field(default_factory=RouterWay)
     slots: TaskSlots = field(default_factory=TaskSlots)
     bounds: Bounds = field(default_factory=Bounds().inner)
 
@@ -173,6 +175,7 @@ class BridgeWorker:
             limits=MuxLimits(max_calls=4 * (self._parts.slots.tasks + self._parts.slots.waiting)),
             report=self._report,
             owner=self,
+            way=self._parts.way,
         )
 
     def _report(self) -> frame_pb2.Report:

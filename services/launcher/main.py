@@ -35,8 +35,8 @@ from services.launcher.tasks import TaskRunner
 from services.rpc.authenticator import CachedAuthenticator
 from services.rpc.boundary import Boundary
 from services.rpc.catalogue import CatalogueWatcher
-from services.rpc.channel import dial
 from services.rpc.server import GrpcServer
+from services.rpc.wire import RouterWay
 from services.runtime.database import open_database
 from services.runtime.process import Process
 
@@ -50,11 +50,8 @@ async def serve(
     config: LauncherConfig, process: Process, open_tasks: Callable[[LauncherConfig], TaskRunner] = open_globus
 ) -> None:
     """Runs the launcher until `process.stopping`. Raises `ServiceError` or `AddressInUseError` if it cannot begin."""
-    key_file = Path(config.service_key_file or process.home / "service.key")
-
-    def service_key() -> str:
-        return key_file.read_text().strip()
-
+    wire = process.tls.wire("launcher", process.home)
+    service_key = wire.service_key(Path(config.service_key_file or process.home / "service.key"))
     store = Store(
         open_database(config.database, process.home / "launcher.db", setting="launcher.database"),
         holder=secrets.token_hex(8),
@@ -75,12 +72,16 @@ async def serve(
         service_key,
         changed=catalogue_changed,
         file=process.home / "launcher" / "catalogue.bin",
+        wire=wire,
     )
 
     def catalogue() -> Catalogue:
         return registry.current or Catalogue()
 
-    async with dial(config.auth_address) as auth_channel, Routers(config.router_addresses, service_key) as routers:
+    async with (
+        wire.dial(config.auth_address, "auth") as auth_channel,
+        Routers(config.router_addresses, service_key, wire=wire) as routers,
+    ):
         auth = auth_pb2_grpc.AuthServiceStub(auth_channel)
         principals = CachedAuthenticator(auth, service_key)
         enrolment = Enrolment(auth, service_key)
@@ -95,6 +96,7 @@ async def serve(
                 routers=config.router_addresses,
                 lifetime=config.queue_time_s,
                 grace=process.grace,
+                way=RouterWay(wire),
                 slots=TaskSlots(tasks=config.task_slots, waiting=2 * config.task_slots),
             )
         )
@@ -106,9 +108,10 @@ async def serve(
         servicer = LauncherServicer(store, board, queues, lambda: registry.current, keeper.wake)
         server = GrpcServer(
             config.address,
-            Boundary(ACCESS, principals),
+            Boundary(ACCESS, principals, wire.peers(principals.authenticate_peer)),
             (SERVICE,),
             (lambda grpc: launcher_pb2_grpc.add_LauncherServiceServicer_to_server(servicer, grpc),),
+            credentials=wire.credentials,
         )
         await server.start()
         registry.start()

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import Final
 
 from weft.auth.v1 import auth_pb2_grpc
 from weft.registry.v1 import registry_pb2_grpc
 
-from services.core.errors import Reason, ServiceError
+from services.core.errors import ServiceError
 from services.registry.config import RegistryConfig
 from services.registry.seed import plant
 from services.registry.servicer import ACCESS, SERVICE, RegistryServicer
@@ -19,7 +18,6 @@ from services.registry.store import Store
 from services.registry.watch import Hub
 from services.rpc.authenticator import CachedAuthenticator
 from services.rpc.boundary import Boundary
-from services.rpc.channel import dial
 from services.rpc.server import GrpcServer
 from services.runtime.database import open_database
 from services.runtime.process import Process
@@ -37,14 +35,16 @@ async def serve(config: RegistryConfig, process: Process) -> None:
     store = Store(open_database(config.database, process.home / "registry.db", setting="registry.database"))
     hub = Hub(store)
     store.on_commit(hub.wake)
-    key_file = process.home / (config.service_key_file or "service.key")
-    async with dial(config.auth_address) as auth:
-        authenticator = CachedAuthenticator(auth_pb2_grpc.AuthServiceStub(auth), lambda: _read_key(key_file))
+    wire = process.tls.wire("registry", process.home)
+    service_key = wire.service_key(process.home / (config.service_key_file or "service.key"))
+    async with wire.dial(config.auth_address, "auth") as auth:
+        authenticator = CachedAuthenticator(auth_pb2_grpc.AuthServiceStub(auth), service_key)
         server = GrpcServer(
             config.address,
-            Boundary(ACCESS, authenticator),
+            Boundary(ACCESS, authenticator, wire.peers(authenticator.authenticate_peer)),
             [SERVICE],
             [lambda grpc: registry_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryServicer(store, hub), grpc)],
+            credentials=wire.credentials,
         )
         await server.start()
         try:
@@ -87,12 +87,3 @@ async def _until_stopping(work: Coroutine[None, None, None], stopping: asyncio.E
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _read_key(file: Path) -> str:
-    """Read anew at each use, so that a rotated key is taken up without a restart."""
-    try:
-        return file.read_text().strip()
-    except OSError as error:
-        message = f"The registry's service key cannot be read from {file}: {error.strerror}."
-        raise ServiceError(Reason.AUTH_UNAVAILABLE, message) from error

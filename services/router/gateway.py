@@ -13,7 +13,7 @@ from services.core.access import Ask
 from services.core.answers import ReadyAnswer
 from services.core.errors import Reason, ServiceError
 from services.core.headers import TO_UPSTREAM, select
-from services.core.inference import Call, Head, Receiver, Request
+from services.core.inference import Call, Head, Inference, Receiver, Request
 from services.core.principal import Principal
 from services.router.body import read_body
 from services.router.dispatch import DispatchedCall, Dispatcher
@@ -64,15 +64,19 @@ class Gateway:
         """Calls that are open now."""
         return len(self._open)
 
-    def open(self, request: Request, receiver: Receiver, credit: int) -> Call:
-        """See `Inference.open`."""
+    def known_as(self, principal: Principal) -> Inference:
+        """This gateway, for the calls of somebody who is known by other means than a credential in the call."""
+        return _Known(self, principal)
+
+    def open(self, request: Request, receiver: Receiver, credit: int, known: Principal | None = None) -> Call:
+        """See `Inference.open`. A call without a credential is that of whoever is `known`."""
         try:
             self._admit()
             credential = parse_bearer(request.header("authorization") or "")
             call = _GatewayCall(self, request, receiver, credit)
             self._open.add(call)
             self._idle.clear()
-            principal = self._principals.peek(credential) if credential else None
+            principal = self._principals.peek(credential) if credential else known
             if principal is not None:
                 call.begin(principal)
             elif request.operation in PUBLIC:
@@ -157,6 +161,18 @@ class Gateway:
         self._open.discard(call)
         if not self._open:
             self._idle.set()
+
+
+class _Known:
+    """A gateway for one principal's calls."""
+
+    def __init__(self, gateway: Gateway, principal: Principal) -> None:
+        self._gateway = gateway
+        self._principal = principal
+
+    def open(self, request: Request, receiver: Receiver, credit: int) -> Call:
+        """See `Inference.open`."""
+        return self._gateway.open(request, receiver, credit, self._principal)
 
 
 class _GatewayCall:

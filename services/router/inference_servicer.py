@@ -17,14 +17,17 @@ from services.core.answers import stream
 from services.core.errors import Reason, ServiceError
 from services.core.inference import Head, Inference, Request
 from services.core.principal import Role
+from services.router.gateway import Gateway
 from services.router.models import model_cards
 from services.router.permits import Permits
 from services.router.roster import Roster
 from services.rpc.boundary import Access, Open, caller
+from services.rpc.channel import credential_of
 from services.rpc.frames import add_headers
 from services.rpc.limits import MuxLimits
 from services.rpc.link import Link
 from services.rpc.paging import page
+from services.rpc.peer_principals import PeerPrincipals
 
 SERVICE: Final = "weft.inference.v1.InferenceService"
 
@@ -44,12 +47,22 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     """Hands calls to the gateway."""
 
-    def __init__(self, gateway: Inference, roster: Roster, permits: Permits, limits: MuxLimits, *, agent: str) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        roster: Roster,
+        permits: Permits,
+        limits: MuxLimits,
+        *,
+        agent: str,
+        peers: PeerPrincipals | None = None,
+    ) -> None:
         self._gateway = gateway
         self._roster = roster
         self._permits = permits
         self._limits = limits
         self._agent = agent
+        self._peers = peers
         self._links: set[Link] = set()
 
     def drain(self, grace: float) -> None:
@@ -93,7 +106,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         """One call, for any gRPC client."""
         decoder = codecs.getincrementaldecoder("utf-8")()
         is_text = False
-        async for part in stream(self._gateway, _to_request(request, context)):
+        gateway = await self._gateway_for(context)
+        async for part in stream(gateway, _to_request(request, context)):
             if isinstance(part, Head):
                 is_text = (part.header("content-type") or "").startswith(("application/json", "text/"))
                 yield inference_pb2.InferResponse(head=_to_proto(part))
@@ -101,6 +115,15 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 yield inference_pb2.InferResponse(data=part)
             elif text := decoder.decode(part):
                 yield inference_pb2.InferResponse(text=text)
+
+    async def _gateway_for(self, context: Context) -> Inference:
+        """The gateway, for the holder of a client certificate who sends no credential. Only for calls of their own:
+        those that a facade carries are somebody else's.
+        """
+        if self._peers is None or credential_of(context.invocation_metadata()) is not None:
+            return self._gateway
+        principal = await self._peers.principal_of(context)
+        return self._gateway if principal is None else self._gateway.known_as(principal)
 
     async def ListModels(  # noqa: N802
         self, request: inference_pb2.ListModelsRequest, context: Context

@@ -37,7 +37,6 @@ from services.router.session_servicer import SessionServicer
 from services.rpc.authenticator import CachedAuthenticator
 from services.rpc.boundary import Boundary
 from services.rpc.catalogue import CatalogueWatcher
-from services.rpc.channel import dial
 from services.rpc.server import GrpcServer
 from services.rpc.session_token import SessionTokenVerifier
 from services.runtime.process import Process
@@ -67,12 +66,9 @@ async def serve(config: RouterConfig, process: Process) -> None:
 async def running(config: RouterConfig, process: Process) -> AsyncIterator[RunningRouter]:
     """A router that serves in the body of the `async with`, and drains after it."""
     loop = asyncio.get_running_loop()
-    key_file = Path(config.service_key_file or process.home / "service.key")
-
-    def service_key() -> str:
-        return key_file.read_text().strip()
-
-    auth_channel = dial(config.auth_address)
+    wire = process.tls.wire("router", process.home)
+    service_key = wire.service_key(Path(config.service_key_file or process.home / "service.key"))
+    auth_channel = wire.dial(config.auth_address, "auth")
     auth = auth_pb2_grpc.AuthServiceStub(auth_channel)
     principals = CachedAuthenticator(auth, service_key, stale_for=config.stale_principals_s)
     tokens = SessionTokenVerifier(auth, service_key)
@@ -83,8 +79,10 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
     http_endpoints = HttpEndpoints(roster, settings.bounds)
     cold = ColdEndpoints()
     cold.changed = roster.state_changed
-    launcher_channel = dial(config.launcher_address)
-    launcher = Launcher(config.launcher_address, launcher_channel, service_key, roster, cold, name=_own_name())
+    launcher_channel = wire.dial(config.launcher_address, "launcher")
+    launcher = Launcher(
+        config.launcher_address, launcher_channel, service_key, roster, cold, name=_own_name(), wire=wire
+    )
     queues = Queues(ask_launcher(launcher_channel, service_key))
     audit = AuditLog(process.home / (config.audit_file or "router/audit.log"))
     dispatcher = Dispatcher(
@@ -103,10 +101,11 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
     OPEN_CALLS.set_function(lambda: gateway.open_calls)
     SESSIONS.set_function(lambda: len(sessions))
 
-    inference = InferenceServicer(gateway, roster, permits, config.mux_limits(), agent=AGENT)
+    peers = wire.peers(principals.authenticate_peer)
+    inference = InferenceServicer(gateway, roster, permits, config.mux_limits(), agent=AGENT, peers=peers)
     server = GrpcServer(
         config.address,
-        Boundary({**inference_servicer.ACCESS, **session_servicer.ACCESS}, principals),
+        Boundary({**inference_servicer.ACCESS, **session_servicer.ACCESS}, principals, peers),
         (inference_servicer.SERVICE, session_servicer.SERVICE),
         (
             lambda server: inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server),
@@ -114,6 +113,7 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
                 SessionServicer(sessions, roster, tokens, auth, service_key), server
             ),
         ),
+        credentials=wire.credentials,
         tls=config.tls(process.home),
     )
     if server.tls_address:
@@ -129,6 +129,7 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
         service_key,
         changed=catalogue_changed,
         file=process.home / "router" / "catalogue.bin",
+        wire=wire,
     )
     await server.start()
     registry.start()

@@ -73,6 +73,13 @@ class Owner(Protocol):
         """The router renews our token no more. The session lasts until the last one expires."""
 
 
+class Dials(Protocol):
+    """Knows the way to routers."""
+
+    def dial(self, router: str) -> grpc.aio.Channel:
+        """A channel to a router."""
+
+
 class _Token:
     """A session token, empty until the worker has enrolled."""
 
@@ -107,7 +114,7 @@ class Attachment:
         limits: MuxLimits,
         report: Callable[[], frame_pb2.Report],
         owner: Owner,
-        way: Way = _PLAIN,
+        way: Dials = _PLAIN,
     ) -> None:
         self.router = router
         self.trouble: ServiceError | None = None

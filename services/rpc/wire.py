@@ -65,5 +65,16 @@ class Wire:
 PLAIN: Final = Wire()
 
 
+@dataclass(frozen=True, slots=True)
+class RouterWay:
+    """Routers of the same mesh, for an `Attachment`."""
+
+    wire: Wire = PLAIN
+
+    def dial(self, router: str) -> grpc.aio.Channel:
+        """A channel to a router."""
+        return self.wire.dial(router, "router")
+
+
 def _channel_credentials(material: Material) -> grpc.ChannelCredentials:
     return grpc.ssl_channel_credentials(material.ca, material.key, material.chain)
