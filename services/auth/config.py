@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from services.auth.certificates import CertificateRule
+from services.auth.identity_config import GlobusConfig, IssuerConfig, check_apart
+from services.auth.policy_config import PolicyConfig, QuotaConfig, check_said
 
 
 class BootstrapKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -19,6 +23,9 @@ class BootstrapKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allow_models: tuple[str, ...] = ()
     deny_models: tuple[str, ...] = ()
     allow_endpoints: tuple[str, ...] = ()
+    allow_operations: tuple[str, ...] = ()
+    """Empty means all."""
+    groups: tuple[str, ...] = ()
 
 
 DEFAULT_KEYS = (
@@ -35,8 +42,25 @@ class AuthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     address: str = "127.0.0.1:7002"
     database: str = ""
     max_age_s: float = 30.0
-    """How long routers may keep what they learn of a key: a revocation is effective within it."""
-    session_token_life_s: float = 900.0
+    """How long routers may keep what they learn of a key. A revocation is effective at once where auth is reached, and
+    within this where it is not.
+    """
+    session_token_life_s: Annotated[float, msgspec.Meta(gt=0, le=86400)] = 900.0
+    """A day at most: for so long routers are told what was revoked."""
+    signing_key_life_s: Annotated[float, msgspec.Meta(gt=0)] = 30 * 86400.0
+    """How long a key signs session tokens before a fresh one does."""
     bootstrap_keys: tuple[BootstrapKey, ...] = DEFAULT_KEYS
     certificates: tuple[CertificateRule, ...] = ()
     """Who may call by a client certificate, and what; the first rule that fits counts."""
+    policy: PolicyConfig = PolicyConfig()
+    quotas: tuple[QuotaConfig, ...] = ()
+    """What each principal, and each group, may use; of several that fit a principal, the first counts."""
+    globus: GlobusConfig = GlobusConfig()
+    issuers: tuple[IssuerConfig, ...] = ()
+    """Issuers of OpenID Connect whose tokens are taken."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which msgspec tells with the section."""
+        check_apart(self.issuers)
+        if self.globus.client_id or self.issuers:
+            check_said(self.policy)

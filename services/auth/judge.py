@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Final
 
+from services.auth.admission import admitted
 from services.auth.certificates import CertificateRule, certificate_principal
+from services.auth.identities import Identities
 from services.auth.judged import Judged
 from services.auth.keys import judge, split
 from services.auth.store import KeyStore
+from services.core.access import MeshPolicy
 from services.core.errors import Reason, ServiceError
 from services.core.principal import Principal
 from services.rpc.authenticator import OWN_CREDENTIAL
 
+NO_POLICY: Final = MeshPolicy()
+OURS: Final = "weft_"
+"""What every credential of Weft's own begins with: it is shown to nobody else."""
+
 
 class Judge:
-    """Tells whose a credential is. `max_age`, in seconds, is how long what is told of a key may be kept."""
+    """Tells whose a credential is, and what the mesh's policy gives them. `max_age`, in seconds, is how long what is
+    told of a key may be kept.
+    """
 
     def __init__(
         self,
@@ -23,10 +33,14 @@ class Judge:
         *,
         max_age: float = 30.0,
         certificates: Sequence[CertificateRule] = (),
+        identities: Identities | None = None,
+        mesh: MeshPolicy = NO_POLICY,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._certificates = certificates
+        self._identities = identities
+        self._mesh = mesh
         self._max_age = max_age
         self._clock = clock
 
@@ -49,11 +63,18 @@ class Judge:
 
     async def look_up_peer(self, spiffe_id: str) -> Judged:
         """Whose a verified certificate's SPIFFE id is. Raises IDENTITY_FORBIDDEN."""
-        return Judged(certificate_principal(self._certificates, spiffe_id), None, self._max_age)
+        judged = Judged(certificate_principal(self._certificates, spiffe_id), None, self._max_age)
+        return admitted(self._mesh, judged, self._clock())
 
     async def look_up(self, credential: str) -> Judged:
-        """Whose it is, if it is good. Raises CREDENTIAL_INVALID, CREDENTIAL_EXPIRED or AUTH_UNAVAILABLE."""
-        return await self._look_up_key(credential)
+        """Whose it is, if it is good and the mesh admits them. Raises CREDENTIAL_INVALID, CREDENTIAL_EXPIRED,
+        IDENTITY_FORBIDDEN, SESSION_INSUFFICIENT or AUTH_UNAVAILABLE.
+        """
+        if self._identities is None or credential.startswith(OURS):
+            judged = await self._look_up_key(credential)
+        else:
+            judged = await self._identities.look_up(credential)
+        return admitted(self._mesh, judged, self._clock())
 
     async def _look_up_key(self, credential: str) -> Judged:
         parts = split(credential)

@@ -14,8 +14,10 @@ from weft.auth.v1 import auth_pb2_grpc
 from services.auth.bootstrap import ensure_keys
 from services.auth.config import AuthConfig
 from services.auth.enrolments import EnrolmentStore
+from services.auth.identities import open_identities
 from services.auth.issuer import Issuer
 from services.auth.judge import Judge
+from services.auth.policy_config import mesh_policy
 from services.auth.rpcs import Parts
 from services.auth.servicer import ACCESS, SERVICE, AuthServicer
 from services.auth.store import KeyStore
@@ -44,7 +46,15 @@ async def serve(config: AuthConfig, process: Process) -> None:
             return
         await ensure_keys(config.bootstrap_keys, store, process.home)
         await _ensure_signing_key(store)
-        judge = Judge(store, max_age=config.max_age_s, certificates=config.certificates)
+        mesh = mesh_policy(config.policy, config.quotas)
+        identities = open_identities(config.globus, config.issuers, mesh, home=process.home, max_age=config.max_age_s)
+        judge = Judge(
+            store,
+            max_age=config.max_age_s,
+            certificates=config.certificates,
+            identities=identities,
+            mesh=mesh,
+        )
         issuer = Issuer(store, enrolments, judge, token_life=config.session_token_life_s)
         servicer = AuthServicer(Parts(keys=store, enrolments=enrolments, judge=judge, issuer=issuer))
         server = GrpcServer(
@@ -61,6 +71,7 @@ async def serve(config: AuthConfig, process: Process) -> None:
             await process.stopping.wait()
         finally:
             await server.stop(process.grace)
+            await identities.close()
     finally:
         await store.close()
 
