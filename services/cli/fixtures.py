@@ -9,7 +9,8 @@ from dataclasses import replace
 from weft.registry.v1 import registry_pb2
 
 from services.cli.first.convert import Imported
-from services.core.catalogue import Catalogue, Cluster, Endpoint, Route
+from services.core.catalogue import AccessPolicy, Catalogue, Cluster, Endpoint, Route
+from services.core.quota import Limits
 from services.rpc.resources import cluster_to_proto, endpoint_to_proto, route_to_proto
 
 
@@ -49,6 +50,8 @@ def _kept_cluster(cluster: Cluster, present: Mapping[str, Cluster]) -> Cluster:
         availability=was.availability,
         notice=was.notice,
         labels=was.labels,
+        access=_kept_access(cluster.access, was.access),
+        limits=was.limits,
     )
 
 
@@ -62,9 +65,24 @@ def _kept_endpoint(endpoint: Endpoint, present: Mapping[str, Endpoint]) -> Endpo
         availability=was.availability,
         notice=was.notice,
         labels=was.labels,
+        access=_kept_access(endpoint.access, was.access),
+        limits=_kept_limits(endpoint.limits, was.limits),
     )
 
 
 def _kept_route(route: Route, present: Mapping[str, Route]) -> Route:
     was = present.get(route.name)
-    return route if was is None else replace(route, labels=was.labels)
+    return route if was is None else replace(route, labels=was.labels, access=was.access, limits=was.limits)
+
+
+def _kept_access(access: AccessPolicy, was: AccessPolicy) -> AccessPolicy:
+    """FIRST's fixtures speak of groups and domains alone: what else an operator asks of callers must not fall."""
+    return replace(was, allowed_globus_groups=access.allowed_globus_groups, allowed_domains=access.allowed_domains)
+
+
+def _kept_limits(limits: Limits, was: Limits) -> Limits:
+    """FIRST's fixtures speak of tokens per minute alone."""
+    return Limits(
+        replace(was.together, tokens_per_minute=limits.together.tokens_per_minute),
+        replace(was.each, tokens_per_minute=limits.each.tokens_per_minute),
+    )

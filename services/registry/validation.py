@@ -7,6 +7,7 @@ import re
 from weft.registry.v1 import resources_pb2
 
 from services.core.names import ID_RULE, check
+from services.registry.access_rules import check_access, check_limits
 from services.registry.globus_rules import check_function, check_globus, check_reference
 from services.registry.rules import ID, MAX_WORD, bounded, check_each, check_text, check_url, check_word, refuse
 from services.registry.tables import Resource
@@ -58,9 +59,6 @@ def _check_endpoint(endpoint: resources_pb2.Endpoint, param: str) -> None:
             check_globus(endpoint.globus, f"{param}.globus")
         case None:
             refuse(param, "needs a backend: set 'session', 'http' or 'globus'")
-    for field in ("allowed_globus_groups", "allowed_domains"):
-        for index, value in enumerate(bounded(getattr(endpoint.access, field), f"{param}.access.{field}")):
-            check_word(value, f"{param}.access.{field}[{index}]")
 
 
 def _check_bindings(endpoint: resources_pb2.Endpoint, param: str) -> None:
@@ -108,6 +106,8 @@ def _check_common(resource: resources_pb2.Cluster | resources_pb2.Endpoint | res
     if len(resource.display_name) > MAX_WORD:
         refuse(f"{param}.display_name", f"must have at most {MAX_WORD} characters")
     _check_labels(resource, param)
+    check_access(resource.access, f"{param}.access")
+    check_limits(resource.limits, f"{param}.limits")
 
 
 def _check_labels(resource: Resource, param: str) -> None:

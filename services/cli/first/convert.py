@@ -7,6 +7,7 @@ decides what they are (https://github.com/argonne-lcf/FIRST, `resource_server_as
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +57,9 @@ _FIRST_NAMES: Final = {
     "targets.model": "targets",
 }
 """FIRST's name of a field, by Weft's."""
+
+_TPM_DEFAULTS: Final = {"tpm_model": 100_000, "tpm_user": 60_000}
+"""Tokens per minute, of all callers of an endpoint and of each, as FIRST's `Endpoint` has them (its migration 0012)."""
 
 
 @dataclass(slots=True)
@@ -140,9 +144,7 @@ class _Importer:
             framework=framework.lower(),
             models=(ModelBinding(model),),
             access=_access(fields),
-            limits=Limits(
-                Quota(tokens_per_minute=fields.number("tpm_model")), Quota(tokens_per_minute=fields.number("tpm_user"))
-            ),
+            limits=self._limits(fields, nested),
         )
         if nested:
             config.finish()
@@ -154,6 +156,17 @@ class _Importer:
             if parent not in self.imported.clusters:
                 self.imported.implied[parent] = Cluster(parent)
         self._by_slug[text] = endpoint
+
+    def _limits(self, fields: Fields, nested: bool) -> Limits:
+        """FIRST's database fills in what a fixture of the newer shape leaves out; the older one knows no limits."""
+        missing = [name for name in _TPM_DEFAULTS if nested and name not in fields]
+        if missing:
+            said = " and ".join(f"{_TPM_DEFAULTS[name]} for '{name}'" for name in missing)
+            self._note(fields, f"gets FIRST's own limits of tokens per minute where it names none: {said}")
+        together, each = (
+            _TPM_DEFAULTS[name] if name in missing else fields.number(name) for name in ("tpm_model", "tpm_user")
+        )
+        return Limits(Quota(tokens_per_minute=together), Quota(tokens_per_minute=each))
 
     def federated(self, fields: Fields) -> None:
         model = fields.text("target_model_name", required=True)
@@ -226,7 +239,16 @@ class _Importer:
 
 
 def _access(fields: Fields) -> AccessPolicy:
-    return AccessPolicy(fields.texts("allowed_globus_groups"), fields.texts("allowed_domains"))
+    groups = (_small_uuid(group) for group in fields.texts("allowed_globus_groups"))
+    return AccessPolicy(tuple(dict.fromkeys(groups)), fields.texts("allowed_domains"))
+
+
+def _small_uuid(group: str) -> str:
+    """UUIDs are compared in small letters; names of groups as they are."""
+    try:
+        return str(uuid.UUID(group))
+    except ValueError:
+        return group
 
 
 def _operation(text: str) -> str:

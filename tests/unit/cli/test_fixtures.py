@@ -1,6 +1,7 @@
 """The import of FIRST's fixtures: both shapes, and every complaint about a broken file."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from services.core.catalogue import (
     SessionBackend,
 )
 from services.core.quota import Limits, Quota
+from services.rpc.resources import cluster_from_proto, endpoint_from_proto
 
 GOLDEN = Path("tests/golden/first")
 LOCAL = "clusters/local/endpoints/local-vllm-opt-125m"
@@ -97,6 +99,8 @@ def test_newer_shape() -> None:
     assert isinstance(globus.backend, GlobusBackend)
     assert globus.backend.api_port == 8000
     assert http.backend == HttpBackend("http://127.0.0.1:8080", api_key_env="YOUR_MODEL_120B_API_KEY")
+    assert http.limits == Limits(Quota(tokens_per_minute=100_000), Quota(tokens_per_minute=60_000)), "FIRST's defaults"
+    assert sum("gets FIRST's own limits" in note for note in imported.notes) == 2
     assert imported.implied == {}
 
 
@@ -112,8 +116,9 @@ def test_config_as_text_ids_made_and_limits_kept() -> None:
 
 def test_who_may_use_the_cluster_stays_a_condition() -> None:
     imported = read("newer-variants.json")
-    (endpoint,) = imported.endpoints.values()
-    assert endpoint.access == AccessPolicy(("group-two",), ("example.org",))
+    (cluster,), (endpoint,) = imported.clusters.values(), imported.endpoints.values()
+    assert cluster.access == AccessPolicy(("group-one", "group-two"))
+    assert endpoint.access == AccessPolicy(("group-two", "group-three"), ("example.org",))
 
 
 def test_every_problem_of_a_broken_file_is_told() -> None:
@@ -221,3 +226,37 @@ def test_the_report() -> None:
     assert report([], [], dry_run=True) == [
         "0 created, 0 updated, 0 unchanged; nothing was written, as this was a dry run."
     ]
+
+
+def test_what_fixtures_cannot_say_of_who_and_how_much_is_kept() -> None:
+    imported = read("newer-variants.json")
+    (endpoint,) = imported.endpoints.values()
+    (cluster,) = imported.clusters.values()
+    strict = AccessPolicy(("former",), allowed_principals=("services/portal",), max_session_age=60.0, require_mfa=True)
+    limits = Limits(Quota(requests_per_second=1.0, tokens_per_minute=1), Quota(concurrent_calls=2))
+    present = Catalogue.of(
+        [replace(cluster, access=strict, limits=limits), replace(endpoint, access=strict, limits=limits)]
+    )
+    request = to_request(imported, present, dry_run=True)
+    (made,) = map(endpoint_from_proto, request.endpoints)
+    assert made.access == replace(
+        strict, allowed_globus_groups=("group-two", "group-three"), allowed_domains=("example.org",)
+    )
+    assert made.limits == Limits(
+        Quota(requests_per_second=1.0, tokens_per_minute=100_000),
+        Quota(concurrent_calls=2, tokens_per_minute=60_000),
+    )
+    (site,) = map(cluster_from_proto, request.clusters)
+    assert site.access == replace(strict, allowed_globus_groups=("group-one", "group-two"))
+    assert site.limits == limits
+
+
+@pytest.mark.parametrize("nothing", ["", [], [""], None, " , "])
+def test_empty_texts_are_no_condition(tmp_path: Path, nothing: object) -> None:
+    entry = json.loads((GOLDEN / "newer-variants.json").read_text())
+    for one in entry:
+        one["fields"] |= {"allowed_globus_groups": nothing, "allowed_domains": nothing}
+    file = tmp_path / "f.json"
+    file.write_text(json.dumps(entry))
+    imported = read_fixtures([file])
+    assert {one.access for one in (*imported.clusters.values(), *imported.endpoints.values())} == {AccessPolicy()}

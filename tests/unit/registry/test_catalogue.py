@@ -17,12 +17,12 @@ from services.core.catalogue import (
     GlobusBackend,
     GlobusFunction,
     HttpBackend,
-    Limits,
     ModelBinding,
     Route,
     RouteTarget,
     SessionBackend,
 )
+from services.core.quota import Limits, Quota
 from services.rpc.resources import (
     catalogue_from_proto,
     catalogue_to_proto,
@@ -46,7 +46,13 @@ BACKENDS = st.one_of(
 CLUSTER_NAMES = st.sampled_from(["clusters/a", "clusters/b"])
 ENDPOINT_NAMES = st.builds(lambda cluster, id: f"{cluster}/endpoints/{id}", CLUSTER_NAMES, st.sampled_from("xyz"))
 ROUTE_NAMES = MODELS.map(lambda model: f"routes/{model}")
-CLUSTERS = st.builds(Cluster, CLUSTER_NAMES, TEXT, STATES, TEXT, WORDS, WORDS, st.none() | FUNCTIONS, TEXT, LABELS)
+ACCESS = st.builds(AccessPolicy, WORDS, WORDS, WORDS, WORDS, WORDS, TIMEOUTS, st.booleans())
+COUNTS = st.integers(0, 2**32 - 1)
+QUOTAS = st.builds(Quota, st.floats(0, 1e6), COUNTS, st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
+LIMITS = st.builds(Limits, QUOTAS, QUOTAS)
+CLUSTERS = st.builds(
+    Cluster, CLUSTER_NAMES, TEXT, STATES, TEXT, WORDS, WORDS, st.none() | FUNCTIONS, TEXT, LABELS, ACCESS, LIMITS
+)
 ENDPOINTS = st.builds(
     Endpoint,
     ENDPOINT_NAMES,
@@ -56,17 +62,19 @@ ENDPOINTS = st.builds(
     TEXT,
     TEXT,
     st.lists(st.builds(ModelBinding, MODELS, TEXT), max_size=3).map(tuple),
-    st.builds(AccessPolicy, WORDS, WORDS),
-    st.builds(Limits, st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1)),
+    ACCESS,
+    LIMITS,
     LABELS,
 )
 # A model has one route, as the registry sees to.
 ROUTES = st.builds(
-    lambda model, targets, texts, labels: Route(f"routes/{model}", model, targets, *texts, labels),
+    lambda model, targets, texts, labels, *who: Route(f"routes/{model}", model, targets, *texts, labels, *who),
     MODELS,
     st.lists(st.builds(RouteTarget, ENDPOINT_NAMES, TEXT), max_size=2).map(tuple),
     st.tuples(TEXT, TEXT),
     LABELS,
+    ACCESS,
+    LIMITS,
 )
 DELETIONS = st.builds(Deleted, st.one_of(CLUSTER_NAMES, ENDPOINT_NAMES, ROUTE_NAMES))
 CHANGES = st.lists(st.one_of(CLUSTERS, ENDPOINTS, ROUTES, DELETIONS), max_size=12)
