@@ -26,6 +26,7 @@ COMMANDS = {
     "routes": "Manage routes.",
     "functions": "Register Weft's functions with Globus Compute.",
     "starts": "List and stop the starts of workers.",
+    "certs": "Make certificates for mutual TLS.",
     "config": "Show or check the configuration.",
     "doctor": "Check each part in order, and say what to do.",
 }

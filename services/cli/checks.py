@@ -9,12 +9,12 @@ from contextlib import aclosing
 
 from services.cli.check import Check
 from services.cli.completions import open_completions
-from services.cli.connection import Service, address_of, facade_url, read_key
+from services.cli.connection import Service, address_of, facade_url, read_key, wire_of
 from services.cli.failures import CommandError
 from services.cli.overview import Overview, look
 from services.cli.ports import is_free
 from services.cli.settings import load
-from services.rpc.channel import dial
+from services.core.errors import ServiceError
 from services.rpc.server import check_health
 from services.runtime.config import Config, ConfigError
 from services.runtime.home import log_file
@@ -56,7 +56,11 @@ def _home(config: Config) -> Check:
 
 async def _service(config: Config, service: Service) -> Check:
     address = address_of(config, service)
-    async with dial(address) as channel:
+    try:
+        wire = wire_of(config, service)
+    except ServiceError as error:
+        return Check(service, str(error), "run 'weft certs create'")
+    async with wire.dial(address, service) as channel:
         if await check_health(channel, "", timeout=HEALTH_TIMEOUT):
             return Check(service, f"ready at {address}")
     host, _, port = address.rpartition(":")

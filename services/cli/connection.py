@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import grpc
+import msgspec
 
 from services.cli.failures import CommandError
 from services.core.errors import Reason, ServiceError
-from services.rpc.channel import bearer, dial
+from services.rpc.channel import bearer
 from services.rpc.errors import from_rpc_error
+from services.rpc.wire import Wire
 from services.runtime.config import Config
 from services.runtime.readiness import running
+from services.runtime.tls import TlsConfig
 
 TIMEOUT: Final = 10.0
 """Seconds that a command waits for one answer."""
@@ -58,6 +61,17 @@ def facade_url(config: Config) -> str:
     return f"http://{address_of(config, 'facade')}"
 
 
+def wire_of(config: Config, service: Service) -> Wire:
+    """How a service is dialled: as it said itself if it runs in this home, else as configured; by mutual TLS, with the
+    certificate of `admin`. Raises ARGUMENT_INVALID if that is no good.
+    """
+    tls = config.section("tls", TlsConfig)
+    ready = running(config.home, service)
+    if ready is not None and not tls.directory:
+        tls = msgspec.structs.replace(tls, directory=ready.tls)
+    return tls.wire("admin", config.home)
+
+
 def read_key(config: Config, environ: Mapping[str, str] = os.environ) -> str:
     """The caller's API key: `$WEFT_API_KEY`, else the development key. Raises `CommandError` if there is none."""
     if key := environ.get("WEFT_API_KEY"):
@@ -69,6 +83,16 @@ def read_key(config: Config, environ: Mapping[str, str] = os.environ) -> str:
         raise CommandError(f"There is no API key: set WEFT_API_KEY, or run 'weft up', which makes {file}.") from None
 
 
+def _key_for(wire: Wire, config: Config) -> str:
+    """The caller's API key; none where there is none, and the certificate tells who calls."""
+    try:
+        return read_key(config)
+    except CommandError:
+        if wire.secure is None:
+            raise
+        return ""
+
+
 @asynccontextmanager
 async def connect(config: Config, service: Service, *, key: str | None = None) -> AsyncIterator[Connection]:
     """A connection for the body of the `async with`, in which a failed RPC is raised as `ServiceError`.
@@ -77,9 +101,9 @@ async def connect(config: Config, service: Service, *, key: str | None = None) -
         stub = registry_pb2_grpc.RegistryServiceStub(registry.channel)
         await stub.ListClusters(request, metadata=registry.metadata, timeout=registry.timeout)
     """
-    address = address_of(config, service)
-    metadata = bearer(key or read_key(config))
-    async with dial(address) as channel:
+    address, wire = address_of(config, service), wire_of(config, service)
+    metadata = bearer(key or _key_for(wire, config))
+    async with wire.dial(address, service) as channel:
         try:
             yield Connection(channel, metadata)
         except grpc.RpcError as error:

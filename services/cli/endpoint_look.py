@@ -14,7 +14,7 @@ from globus_compute_sdk import Client
 from weft.launcher.v1 import launcher_pb2, launcher_pb2_grpc
 from weft.registry.v1 import registry_pb2
 
-from services.cli.connection import address_of, connect, read_key
+from services.cli.connection import address_of, connect, read_key, wire_of
 from services.cli.endpoint_facts import Facts, FailedStart, Unanswered
 from services.cli.failures import CommandError
 from services.cli.function_check import usable_versions
@@ -26,7 +26,7 @@ from services.globus.control import Control
 from services.globus.credentials import open_client
 from services.globus.errors import GlobusError, Kind
 from services.globus.tasks import Tasks
-from services.rpc.channel import bearer, dial
+from services.rpc.channel import bearer
 from services.rpc.globus import function_from_proto
 from services.rpc.resources import endpoint_from_proto
 from services.runtime.config import Config
@@ -178,7 +178,7 @@ async def _failed_start(config: Config, endpoint: str) -> FailedStart | None:
     if not address:
         return None
     request = launcher_pb2.ListStartsRequest(endpoint=endpoint, show_ended=True, page_size=1)
-    async with dial(address) as channel:
+    async with wire_of(config, "launcher").dial(address, "launcher") as channel:
         stub = launcher_pb2_grpc.LauncherServiceStub(channel)
         try:
             answer = await stub.ListStarts(request, metadata=bearer(read_key(config)), timeout=_LAUNCHER_TIMEOUT)

@@ -29,7 +29,8 @@ class InsideServices:
 
         config = load({**os.environ, **self._environ})
         calm()
-        announcer = self._announcer = Announcer(config.home)
+        tls = config.section("tls", TlsConfig)
+        announcer = self._announcer = Announcer(config.home, tls=tls.directory)
         awaited = set(INSIDE)
         all_ready = asyncio.Event()
 
@@ -39,7 +40,6 @@ class InsideServices:
             if not awaited:
                 all_ready.set()
 
-        tls = config.section("tls", TlsConfig)
         self._process = Process(home=config.home, ready=ready, grace=self._grace, tls=tls)
         self._serving = asyncio.ensure_future(serve_all(config.sections, self._process))
         waiting = asyncio.ensure_future(all_ready.wait())

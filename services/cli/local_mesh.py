@@ -8,17 +8,20 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
+import msgspec
 from weft.inference.v1 import inference_pb2, inference_pb2_grpc
 from weft.session.v1 import session_pb2, session_pb2_grpc
 
+from services.cli.certs import ensure
 from services.cli.connection import TIMEOUT
 from services.cli.inside import InsideServices
 from services.cli.local_shape import Shape, place
 from services.cli.parts import service_part, to_environ, worker_part
-from services.rpc.channel import bearer, dial
+from services.rpc.channel import bearer
 from services.runtime.child import Child, ChildSpec
 from services.runtime.config import Config
 from services.runtime.supervisor import Supervisor
+from services.runtime.tls import TlsConfig
 
 GRACE = 10.0
 """Seconds that each part has to finish its calls; on one's own machine nobody waits longer for Ctrl-C."""
@@ -40,6 +43,8 @@ class LocalMesh:
         places = place(config, shape)
         self._environ = {"WEFT_HOME": str(config.home), **to_environ(places)}
         self._router = str(places["router"]["address"])
+        self._config = config
+        self._tls = msgspec.structs.replace(config.section("tls", TlsConfig), **places["tls"])
         self.url = f"http://{places['facade']['host']}:{places['facade']['port']}"
         self._supervisor = Supervisor(grace=GRACE, tell=tell)
         self._inside = InsideServices(self._environ, grace=GRACE)
@@ -53,6 +58,8 @@ class LocalMesh:
         """Starts all parts, and gives the models once there are any; none where there are no workers. Raises
         `ChildError` if a part fails.
         """
+        if self._shape.mtls:
+            ensure(self._config, self._home / self._tls.directory)
         if self._shape.one_process:
             self._tell("Starting auth, registry, router and facade in this process")
             await self._inside.start()
@@ -98,6 +105,7 @@ class LocalMesh:
                     router=self._router,
                     endpoint=self._shape.endpoint,
                     grace=GRACE,
+                    tls=self._tls,
                 )
             )
             for number, vllm in enumerate(self._vllms, start=1)
@@ -119,7 +127,7 @@ class LocalMesh:
             await asyncio.gather(models, *deaths, return_exceptions=True)
 
     async def _poll_models(self) -> list[str]:
-        async with dial(self._router) as channel:
+        async with self._tls.wire("admin", self._home).dial(self._router, "router") as channel:
             inference = inference_pb2_grpc.InferenceServiceStub(channel)
             sessions = session_pb2_grpc.SessionServiceStub(channel)
             told = ""

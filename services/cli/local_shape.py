@@ -9,12 +9,14 @@ from typing import Any
 
 import msgspec
 
+from services.cli.certs import DIRECTORY
 from services.cli.failures import CommandError
 from services.cli.parts import KEYS, Overrides, Vllm, real_vllm, simulated_vllm
 from services.cli.ports import free_port, is_free
 from services.cli.settings import SERVICES
 from services.runtime.config import Config
 from services.runtime.metrics import MetricsConfig
+from services.runtime.tls import TlsConfig
 
 DEFAULT_PORTS = {"router": 7000, "registry": 7001, "auth": 7002, "launcher": 7003}
 
@@ -23,6 +25,7 @@ DEFAULT_PORTS = {"router": 7000, "registry": 7001, "auth": 7002, "launcher": 700
 class Shape:
     """What mesh is wanted. With `apart`, every port is a free one, so that no other mesh is disturbed. With `launcher`,
     workers are also started through Globus Compute, for the endpoints that say how; there may then be none of its own.
+    With `mtls`, the parts speak mutual TLS, as they do where `tls.directory` says so.
     """
 
     one_process: bool = False
@@ -32,6 +35,7 @@ class Shape:
     vllm_model: str | None = None
     apart: bool = False
     launcher: bool = False
+    mtls: bool = False
 
     @property
     def endpoint(self) -> str:
@@ -76,6 +80,7 @@ def place(config: Config, shape: Shape) -> Overrides:
         },
         "facade": {"host": host, "port": port, "router_address": router},
         "metrics": {"port": _metrics(config, shape)},
+        "tls": {"directory": config.section("tls", TlsConfig).directory or (DIRECTORY if shape.mtls else "")},
     }
 
 

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from services.rpc.certificate import CertificateFiles
 from services.runtime.child import ChildSpec
 from services.runtime.home import log_file
+from services.runtime.tls import TlsConfig
 
+_NO_TLS: Final = TlsConfig()
 WEFT = (sys.executable, "-m", "services.cli")
 
 KEYS: Final[Sequence[Mapping[str, Any]]] = (
@@ -87,10 +90,29 @@ def real_vllm(program: str, model: str) -> Vllm:
     return Vllm(command=(program, "serve", model, "--host", "127.0.0.1", "--port", "{port}"))
 
 
+def _certificate_flags(files: CertificateFiles) -> list[str]:
+    return [
+        *("--router-ca", str(files.ca)),
+        *("--tls-certificate-file", str(files.certificate), "--tls-key-file", str(files.key)),
+    ]
+
+
 def worker_part(
-    name: str, home: Path, vllm: Vllm, *, router: str, endpoint: str, grace: float, flags: Sequence[str] = ()
+    name: str,
+    home: Path,
+    vllm: Vllm,
+    *,
+    router: str,
+    endpoint: str,
+    grace: float,
+    flags: Sequence[str] = (),
+    tls: TlsConfig = _NO_TLS,
 ) -> ChildSpec:
-    """One worker in its own process."""
+    """One worker in its own process, beside a router of the same machine."""
+    files = tls.files("worker", home)
+    if files is not None:
+        router = f"https://{router}"
+        flags = ("--proxy", "none", *_certificate_flags(files), *flags)
     command = (
         *(*WEFT, "worker", "--router", router, "--endpoint", endpoint, "--key-file", str(home / "worker.key")),
         *("--grace", str(grace)),

@@ -39,13 +39,16 @@ def up(
     launcher: Annotated[
         bool, typer.Option("--launcher", help="Start workers through Globus Compute too; allows --workers 0.")
     ] = False,
+    mtls: Annotated[
+        bool, typer.Option("--mtls", help="Mutual TLS between the parts, with certificates made where there are none.")
+    ] = False,
 ) -> None:
     """Start auth, registry, router, facade and workers, with a simulated vLLM unless told otherwise."""
     if vllm_url and vllm_model:
         raise typer.BadParameter("give --vllm-url or --vllm-model, not both")
     if not workers and not launcher:
         raise typer.BadParameter("a mesh without --launcher needs a worker: give --workers 1 or more")
-    shape = Shape(one_process, workers, port, tuple(vllm_url or ()), vllm_model, launcher=launcher)
+    shape = Shape(one_process, workers, port, tuple(vllm_url or ()), vllm_model, launcher=launcher, mtls=mtls)
     config = load()
     with locked(config.home):
         if one_process:

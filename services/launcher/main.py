@@ -51,6 +51,11 @@ async def serve(
 ) -> None:
     """Runs the launcher until `process.stopping`. Raises `ServiceError` or `AddressInUseError` if it cannot begin."""
     wire = process.tls.wire("launcher", process.home)
+    if wire.secure is not None and not config.worker_routers:
+        log.warning(
+            "the routers demand certificates, which jobs do not have: open 'router.tls_address', and name it in "
+            "'launcher.worker_routers' as https://HOST:PORT"
+        )
     service_key = wire.service_key(Path(config.service_key_file or process.home / "service.key"))
     store = Store(
         open_database(config.database, process.home / "launcher.db", setting="launcher.database"),

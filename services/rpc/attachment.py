@@ -140,23 +140,21 @@ class Attachment:
         attempt, or at any with a credential that admits once; and `ServiceError` if the first credential cannot be
         read.
         """
-        async with self._way.dial(self.router) as channel:
-            stub = session_pb2_grpc.SessionServiceStub(channel)
-            while not self._leaving:
-                try:
-                    why = await self._attach(stub)
-                except (grpc.RpcError, ServiceError) as error:
-                    why = error if isinstance(error, ServiceError) else self._refusal(error)
-                    if why.reason in HOPELESS and (self._credential.once or not self._attached_once):
-                        raise why from error
-                self.trouble = why
-                if not self._leaving:
-                    wait = random.uniform(
-                        self._pause / 2, self._pause
-                    )  # so that the workers of a site do not come in step
-                    log.warning("not attached to router %s, trying again in %.1f s: %s", self.router, wait, why)
-                    await asyncio.sleep(wait)
-                    self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+        while not self._leaving:
+            try:
+                # Dialled each time, because a certificate may have been renewed since.
+                async with self._way.dial(self.router) as channel:
+                    why = await self._attach(session_pb2_grpc.SessionServiceStub(channel))
+            except (grpc.RpcError, ServiceError) as error:
+                why = error if isinstance(error, ServiceError) else self._refusal(error)
+                if why.reason in HOPELESS and (self._credential.once or not self._attached_once):
+                    raise why from error
+            self.trouble = why
+            if not self._leaving:
+                wait = random.uniform(self._pause / 2, self._pause)  # so that the workers of a site do not come in step
+                log.warning("not attached to router %s, trying again in %.1f s: %s", self.router, wait, why)
+                await asyncio.sleep(wait)
+                self._pause = min(self._pause * 2, _LONGEST_PAUSE)
 
     def send_report(self) -> None:
         """Tells the router how the worker is doing, if attached."""

@@ -46,16 +46,22 @@ class Way:
     """How to reach routers that are given as `https://host[:port]`; others are dialled as inside the mesh.
 
     `ca_file` holds the authorities that may vouch for a router, instead of the system's. `proxy` is a URL,
-    `NO_PROXY`, or empty: then the environment's `https_proxy` and `no_proxy` say it.
+    `NO_PROXY`, or empty: then the environment's `https_proxy` and `no_proxy` say it. `certificate_file` and `key_file`
+    are what we show to a router that demands a certificate.
     """
 
     ca_file: Path | None = None
     proxy: str = ""
+    certificate_file: Path | None = None
+    key_file: Path | None = None
 
     def check(self) -> None:
         """Raises ARGUMENT_INVALID for a proxy or a file that cannot be used."""
         if self.proxy not in ("", NO_PROXY):
             _check_proxy(self.proxy, "--proxy")
+        if (self.certificate_file is None) is not (self.key_file is None):
+            message = "--tls-certificate-file and --tls-key-file go together; give both, or neither."
+            raise ServiceError(Reason.ARGUMENT_INVALID, message, param="--tls-key-file")
         if self.ca_file is not None:
             text = _read(self.ca_file)
             try:
@@ -73,7 +79,11 @@ class Way:
         options: dict[str, int | str] = dict(CHANNEL_OPTIONS)
         if proxy := self._proxy_for(host, port):
             options |= {"grpc.enable_http_proxy": 1, "grpc.http_proxy": proxy}
-        credentials = grpc.ssl_channel_credentials(self._roots())
+        certificate = key = None
+        if self.certificate_file is not None and self.key_file is not None:
+            certificate = _read(self.certificate_file, "The certificate", "--tls-certificate-file")
+            key = _read(self.key_file, "The certificate's key", "--tls-key-file")
+        credentials = grpc.ssl_channel_credentials(self._roots(), key, certificate)
         target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         return grpc.aio.secure_channel(target, credentials, options=tuple(options.items()))
 
@@ -157,9 +167,9 @@ def _check_proxy(proxy: str, what: str) -> None:
         raise ServiceError(Reason.ARGUMENT_INVALID, message, param=what)
 
 
-def _read(file: Path) -> bytes:
+def _read(file: Path, what: str = "The authorities' file", param: str = "--router-ca") -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        message = f"The authorities' file {file} cannot be read: {error.strerror}."
-        raise ServiceError(Reason.ARGUMENT_INVALID, message, param="--router-ca") from error
+        message = f"{what} {file} cannot be read: {error.strerror}."
+        raise ServiceError(Reason.ARGUMENT_INVALID, message, param=param) from error

@@ -14,17 +14,26 @@ from services.runtime.home import run_file
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What a service tells when it is ready. `metrics` is the address of its `/metrics`, empty if it has none."""
+    """What a service tells when it is ready. `metrics` is the address of its `/metrics`, empty if it has none; `tls` is
+    the directory of the mesh's certificates, relative to the home, empty if it speaks plainly.
+    """
 
     service: str
     address: str
     pid: int
     metrics: str = ""
+    tls: str = ""
 
     def to_json(self) -> str:
         """The announcement, one line without its end."""
         return json.dumps(
-            {"service": self.service, "address": self.address, "pid": self.pid, "metrics": self.metrics},
+            {
+                "service": self.service,
+                "address": self.address,
+                "pid": self.pid,
+                "metrics": self.metrics,
+                "tls": self.tls,
+            },
             separators=(",", ":"),
         )
 
@@ -34,7 +43,11 @@ class Ready:
         fields = json.loads(text)
         try:
             return cls(
-                str(fields["service"]), str(fields["address"]), int(fields["pid"]), str(fields.get("metrics", ""))
+                str(fields["service"]),
+                str(fields["address"]),
+                int(fields["pid"]),
+                str(fields.get("metrics", "")),
+                str(fields.get("tls", "")),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not an announcement of readiness: {text!r}") from error
@@ -43,10 +56,11 @@ class Ready:
 class Announcer:
     """Announces the services of this process, and takes the announcements back on leaving."""
 
-    def __init__(self, home: Path, *, ready_fd: int | None = None, metrics: str = "") -> None:
+    def __init__(self, home: Path, *, ready_fd: int | None = None, metrics: str = "", tls: str = "") -> None:
         self._home = home
         self._ready_fd = ready_fd
         self._metrics = metrics
+        self._tls = tls
         self._files: list[Path] = []
 
     def __enter__(self) -> Self:
@@ -59,7 +73,7 @@ class Announcer:
 
     def ready(self, service: str, address: str) -> None:
         """A service of this process is ready, at this address."""
-        announcement = Ready(service, address, os.getpid(), self._metrics).to_json() + "\n"
+        announcement = Ready(service, address, os.getpid(), self._metrics, self._tls).to_json() + "\n"
         file = run_file(self._home, service)
         file.parent.mkdir(parents=True, exist_ok=True)
         # Renamed into place, so that nobody reads half of it.

@@ -37,7 +37,7 @@ def run_service(
     set_up_logging(name, log)
     calm()
     with serving_metrics(metrics.host, metrics.port) as address:
-        announcer = Announcer(home, ready_fd=ready_fd, metrics=address)
+        announcer = Announcer(home, ready_fd=ready_fd, metrics=address, tls=tls.directory)
         process = Process(home=home, ready=announcer.ready, grace=grace, tls=tls)
         return run(
             name,

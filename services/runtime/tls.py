@@ -32,11 +32,13 @@ class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def wire(self, part: str, home: Path) -> Wire:
         """How the part listens and dials. Raises ARGUMENT_INVALID for files that are absent, wrong, or expired."""
-        if not self.directory:
-            return PLAIN
-        return Wire(Secure(Certificate(self._files(part, home)), self._trust()))
+        files = self.files(part, home)
+        return PLAIN if files is None else Wire(Secure(Certificate(files), self._trust()))
 
-    def _files(self, part: str, home: Path) -> CertificateFiles:
+    def files(self, part: str, home: Path) -> CertificateFiles | None:
+        """Where the part's certificate is; None if the mesh has no TLS."""
+        if not self.directory:
+            return None
         folder = home / self.directory
         names = (self.certificate_file, self.key_file, self.ca_file)
         certificate, key, ca = (folder / name.replace("{part}", part) for name in names)

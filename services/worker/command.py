@@ -96,7 +96,7 @@ def parse(argv: Sequence[str]) -> tuple[WorkerConfig, str]:
         key_file=options.key_file or default_home() / "worker.key",
         vllm_url=url,
         enrolment_token_file=options.enrolment_token_file,
-        way=Way(options.router_ca, options.proxy),
+        way=Way(options.router_ca, options.proxy, options.tls_certificate_file, options.tls_key_file),
         vllm_command=command,
         vllm_log=options.vllm_log,
         vllm_restarts=options.vllm_restarts,
@@ -153,6 +153,8 @@ def _parser() -> argparse.ArgumentParser:
         help="a router, host:port, or https://host[:port] by TLS; may be repeated (default: 127.0.0.1:7000)",
     )
     add("--router-ca", metavar="FILE", type=Path, help="whose certificates routers show (default: the system's list)")
+    add("--tls-certificate-file", metavar="FILE", type=Path, help="what is shown to routers that demand a certificate")
+    add("--tls-key-file", metavar="FILE", type=Path, help="that certificate's key")
     add(
         "--proxy",
         metavar="URL",
