@@ -9,6 +9,7 @@ import msgspec
 from services.auth.certificates import CertificateRule
 from services.auth.identity_config import GlobusConfig, IssuerConfig, check_apart
 from services.auth.policy_config import PolicyConfig, QuotaConfig, check_said
+from services.auth.usage.running import UsageConfig
 
 
 class BootstrapKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,6 +54,8 @@ class AuthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     certificates: tuple[CertificateRule, ...] = ()
     """Who may call by a client certificate, and what; the first rule that fits counts."""
     policy: PolicyConfig = PolicyConfig()
+    usage: UsageConfig = UsageConfig()
+    """Where records of calls are kept, and for how many days."""
     quotas: tuple[QuotaConfig, ...] = ()
     """What each principal, and each group, may use; of several that fit a principal, the first counts."""
     globus: GlobusConfig = GlobusConfig()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from weft.auth.v1 import auth_pb2_grpc
+from weft.usage.v1 import usage_pb2_grpc
 
 from services.auth.bootstrap import ensure_keys
 from services.auth.config import AuthConfig
@@ -22,6 +24,8 @@ from services.auth.rpcs import Parts
 from services.auth.servicer import ACCESS, SERVICE, AuthServicer
 from services.auth.store import KeyStore
 from services.auth.tokens import new_signing_key
+from services.auth.usage import servicer as usage_servicer
+from services.auth.usage.running import keeping_usage
 from services.core.errors import Reason, ServiceError
 from services.rpc.boundary import Boundary
 from services.rpc.server import GrpcServer
@@ -41,6 +45,7 @@ async def serve(config: AuthConfig, process: Process) -> None:
         _make_private(file)
     engine = open_database(config.database, file, setting="auth.database")
     store, enrolments = KeyStore(engine), EnrolmentStore(engine)
+    stack = contextlib.AsyncExitStack()
     try:
         if not await _reach(store, process.stopping):
             return
@@ -57,11 +62,15 @@ async def serve(config: AuthConfig, process: Process) -> None:
         )
         issuer = Issuer(store, enrolments, judge, token_life=config.session_token_life_s)
         servicer = AuthServicer(Parts(keys=store, enrolments=enrolments, judge=judge, issuer=issuer))
+        usage = await stack.enter_async_context(keeping_usage(config.usage, config.database, process.home))
         server = GrpcServer(
             config.address,
-            Boundary(ACCESS, judge, wire.peers(judge.authenticate_peer)),
-            (SERVICE,),
-            (lambda grpc: auth_pb2_grpc.add_AuthServiceServicer_to_server(servicer, grpc),),
+            Boundary({**ACCESS, **usage_servicer.ACCESS}, judge, wire.peers(judge.authenticate_peer)),
+            (SERVICE, usage_servicer.SERVICE),
+            (
+                lambda grpc: auth_pb2_grpc.add_AuthServiceServicer_to_server(servicer, grpc),
+                lambda grpc: usage_pb2_grpc.add_UsageServiceServicer_to_server(usage, grpc),
+            ),
             credentials=wire.credentials,
         )
         await server.start()
@@ -73,6 +82,7 @@ async def serve(config: AuthConfig, process: Process) -> None:
             await server.stop(process.grace)
             await identities.close()
     finally:
+        await stack.aclose()
         await store.close()
 
 

@@ -11,6 +11,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from weft.auth.v1 import auth_pb2_grpc
 from weft.inference.v1 import inference_pb2_grpc
@@ -34,6 +35,7 @@ from services.router.policies import least_outstanding
 from services.router.queues import Queues, ask_launcher
 from services.router.roster import Roster
 from services.router.session_servicer import SessionServicer
+from services.router.usage import Usage
 from services.rpc.authenticator import CachedAuthenticator
 from services.rpc.boundary import Boundary
 from services.rpc.catalogue import CatalogueWatcher
@@ -42,6 +44,9 @@ from services.rpc.session_token import SessionTokenVerifier
 from services.runtime.process import Process
 
 log = logging.getLogger(__name__)
+
+_LAST_USAGE: Final = 3.0
+"""Seconds that auth has, at the end, to take the last usage records; what is left waits on the disk."""
 
 AGENT = f"weft-router/{importlib.metadata.version('weft')}"
 
@@ -85,6 +90,7 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
     )
     queues = Queues(ask_launcher(launcher_channel, service_key))
     audit = AuditLog(process.home / (config.audit_file or "router/audit.log"))
+    usage = Usage(config.usage, process.home, auth_channel, service_key)
     dispatcher = Dispatcher(
         roster,
         least_outstanding,
@@ -132,6 +138,7 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
         wire=wire,
     )
     await server.start()
+    usage.start()
     registry.start()
     launcher.start()
     http_watch = loop.create_task(http_endpoints.watch())
@@ -145,6 +152,7 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
         sessions.drain(process.grace)
         await gateway.drain(process.grace)
         await gateway.close()
+        await usage.finish()
         await inference.end()
         sessions.end()
         await server.stop(grace=1.0)
@@ -155,6 +163,7 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
         await queues.close()
         await launcher_channel.close()
         await http_endpoints.close()
+        await usage.close(within=_LAST_USAGE)
         await principals.close()
         await auth_channel.close()
         await asyncio.to_thread(audit.close)

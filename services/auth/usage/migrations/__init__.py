@@ -1,0 +1,1 @@
+"""The schema of the usage records, by alembic."""
