@@ -15,7 +15,7 @@ from weft.launcher.v1 import launcher_pb2
 from services.core.access import open_to_all
 from services.core.catalogue import Availability, Catalogue, Cluster, Endpoint
 from services.core.errors import Reason, ServiceError
-from services.core.principal import Principal
+from services.core.principal import CredentialKind, Principal
 from services.router.cold import ColdEndpoints, StartState
 from services.router.operations import LIST_ENDPOINTS, MODELS, STATUS, WHOAMI
 from services.router.permits import Permits
@@ -213,16 +213,20 @@ def _status(catalogue: Catalogue) -> dict[str, bool]:
 
 
 def _whoami(principal: Principal) -> dict[str, Any]:
-    """A key has no identity of Globus: its principal stands where FIRST has the user's."""
+    """A credential of Weft's own, a key or a certificate, has no identity of Globus: its principal stands where FIRST
+    has the user's.
+    """
+    identity = principal.identity
     user = principal.name.partition("/")[2]
+    issued = identity.kind in (CredentialKind.GLOBUS, CredentialKind.OIDC)
     return {
-        "id": principal.name,
-        "name": user,
-        "username": user,
-        "user_group_uuids": [],
-        "idp_id": "",
-        "idp_name": "",
-        "auth_service": "weft",
+        "id": identity.subject if issued else principal.name,
+        "name": identity.display_name or user,
+        "username": identity.username if issued else user,
+        "user_group_uuids": sorted(identity.groups),
+        "idp_id": identity.identity_provider,
+        "idp_name": identity.identity_provider_name,
+        "auth_service": "globus" if identity.kind is CredentialKind.GLOBUS else identity.identity_provider or "weft",
     }
 
 
