@@ -8,6 +8,7 @@ import typer
 from google.protobuf.field_mask_pb2 import FieldMask
 from weft.registry.v1 import registry_pb2, resources_pb2
 
+from services.cli.access_flags import AccessFlags, with_access_flags
 from services.cli.globus_flags import endpoint_uuid
 from services.cli.resources import call, list_all, print_list, print_one, state
 
@@ -43,16 +44,25 @@ def show(name: _Name) -> None:
 
 
 @app.command()
-def create(name: _Name, display_name: _DisplayName = None, queue_status: _QueueStatus = None) -> None:
+@with_access_flags
+def create(
+    name: _Name, display_name: _DisplayName = None, queue_status: _QueueStatus = None, *, who: AccessFlags
+) -> None:
     """Create a cluster."""
     cluster, _ = _cluster(name, display_name, queue_status)
+    who.put(cluster, resources_pb2.Cluster())
     print_one(call("CreateCluster", registry_pb2.CreateClusterRequest(cluster=cluster)).cluster)
 
 
 @app.command()
-def update(name: _Name, display_name: _DisplayName = None, queue_status: _QueueStatus = None) -> None:
+@with_access_flags
+def update(
+    name: _Name, display_name: _DisplayName = None, queue_status: _QueueStatus = None, *, who: AccessFlags
+) -> None:
     """Change what is given of a cluster."""
     cluster, paths = _cluster(name, display_name, queue_status)
+    if who.given:
+        paths += who.put(cluster, call("GetCluster", registry_pb2.GetClusterRequest(name=name)).cluster)
     if not paths:
         raise typer.BadParameter("nothing to change; give at least one option")
     request = registry_pb2.UpdateClusterRequest(cluster=cluster, update_mask=FieldMask(paths=paths))

@@ -11,6 +11,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from weft.registry.v1 import registry_pb2, resources_pb2
 
 from services.cli import endpoint_files
+from services.cli.access_flags import AccessFlags, with_access_flags
 from services.cli.connection import connect
 from services.cli.first.convert import read_fixtures
 from services.cli.fixtures import report, to_request
@@ -58,6 +59,7 @@ def show(name: _Name) -> None:
 
 @app.command()
 @with_globus_flags
+@with_access_flags
 def create(
     name: _Name,
     model: _Model = None,
@@ -69,12 +71,14 @@ def create(
     audit: _Audit = None,
     *,
     flags: GlobusFlags,
+    who: AccessFlags,
 ) -> None:
     """Create an endpoint of workers; with --url, of a server that the router can reach; with --globus, of workers that
     Globus Compute starts.
     """
     endpoint, _ = _endpoint(name, model, url, api_key_file, api_key_env, framework, display_name, audit)
     _check_kind(url, flags)
+    who.put(endpoint, resources_pb2.Endpoint())
     if flags.given:
         if not flags.globus:
             raise typer.BadParameter("these flags belong to Globus Compute: give --globus too")
@@ -86,6 +90,7 @@ def create(
 
 @app.command()
 @with_globus_flags
+@with_access_flags
 def update(
     name: _Name,
     model: _Model = None,
@@ -97,16 +102,25 @@ def update(
     audit: _Audit = None,
     *,
     flags: GlobusFlags,
+    who: AccessFlags,
 ) -> None:
     """Change what is given of an endpoint; --model gives all of its models anew, --url its key too."""
     endpoint, paths = _endpoint(name, model, url, api_key_file, api_key_env, framework, display_name, audit)
     _check_kind(url, flags)
-    if flags.given:
+    present = resources_pb2.Endpoint()
+    if flags.given or who.given or url is not None:
         present = call("GetEndpoint", registry_pb2.GetEndpointRequest(name=name)).endpoint
+        endpoint.etag = present.etag
+    paths += who.put(endpoint, present)
+    if url is not None and present.globus.HasField("launch"):
+        raise typer.BadParameter(
+            f"{name} has workers started by Globus Compute, and --url would drop how; create another endpoint for the "
+            f"server, or delete this one first"
+        )
+    if flags.given:
         if present.WhichOneof("backend") != "globus" and not flags.globus:
             raise typer.BadParameter(f"{name} is not of Globus Compute; give --globus to make it so")
         endpoint.globus.CopyFrom(present.globus)
-        endpoint.etag = present.etag
         flags.put(endpoint.globus)
         paths.append("globus")
     if not paths:

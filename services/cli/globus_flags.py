@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import json
-import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Final, get_type_hints
+from typing import Annotated, Any
 
 import typer
 from google.protobuf.duration_pb2 import Duration
 from weft.registry.v1 import resources_pb2
 
-_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
-_TIME: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
-
-
-def _time(help: str) -> Any:
-    return typer.Option(metavar="TIME", help=f"{help} '90s', '30m', '2h', '7d'; 'none' leaves it out.")
+from services.cli.flags import seconds, time_option, with_flags
 
 
 def endpoint_uuid(text: str) -> str:
@@ -45,13 +37,13 @@ class GlobusFlags:
     calls_per_worker: Annotated[
         int | None, typer.Option(min=0, help="Calls at one worker before another is started; 0: calls start no second.")
     ] = None
-    idle_time: Annotated[str | None, _time("How long a worker may be without calls before it is stopped:")] = None
+    idle_time: Annotated[str | None, time_option("How long a worker may be without calls before it is stopped:")] = None
     keep_warm: Annotated[
         bool | None, typer.Option("--keep-warm/--no-keep-warm", help="Leave the last worker until its job ends.")
     ] = None
-    walltime: Annotated[str | None, _time("The walltime of a job, where its scheduler does not tell it:")] = None
-    queue_time: Annotated[str | None, _time("How long a job may wait in the queue before it is given up:")] = None
-    replace_before: Annotated[str | None, _time("How long before a job's end the next is started:")] = None
+    walltime: Annotated[str | None, time_option("The walltime of a job, where its scheduler does not tell it:")] = None
+    queue_time: Annotated[str | None, time_option("How long a job may wait in the queue before it is given up:")] = None
+    replace_before: Annotated[str | None, time_option("How long before a job's end the next is started:")] = None
     config: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="A value for the endpoint's template: JSON, else text; all anew."),
@@ -114,32 +106,16 @@ class GlobusFlags:
 
 def with_globus_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command that takes `flags` an option for each field of `GlobusFlags`."""
-    hints = get_type_hints(GlobusFlags, include_extras=True)
-    names = [field.name for field in fields(GlobusFlags)]
-
-    @functools.wraps(command)
-    def run(**given: Any) -> None:
-        command(**{name: given.pop(name) for name in list(given) if name not in names}, flags=GlobusFlags(**given))
-
-    parameters = inspect.signature(command, eval_str=True).parameters
-    own = [parameter for name, parameter in parameters.items() if name != "flags"]
-    kind = inspect.Parameter.KEYWORD_ONLY
-    added = [inspect.Parameter(name, kind, default=None, annotation=hints[name]) for name in names]
-    run.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *added)}
-    return run
+    return with_flags("flags", GlobusFlags)(command)
 
 
 def _put_time(launch: resources_pb2.LaunchPolicy, name: str, text: str) -> None:
-    if text == "none":
+    time = seconds(text, f"--{name.replace('_', '-')}")
+    if time is None:
         launch.ClearField(name)  # type: ignore[arg-type]
         return
-    match = _TIME.fullmatch(text)
-    if match is None:
-        flag = name.replace("_", "-")
-        raise typer.BadParameter(f"--{flag} must be a time, '90s', '30m', '2h' or '7d', or 'none'; it is {text!r}")
     duration: Duration = getattr(launch, name)
-    duration.FromMilliseconds(round(float(match[1]) * _UNITS[match[2]] * 1000))
+    duration.FromMilliseconds(round(time * 1000))
 
 
 def _value(text: str) -> tuple[str, Any]:

@@ -8,6 +8,7 @@ import typer
 from google.protobuf.field_mask_pb2 import FieldMask
 from weft.registry.v1 import registry_pb2, resources_pb2
 
+from services.cli.access_flags import AccessFlags, with_access_flags
 from services.cli.resources import call, list_all, print_list, print_one
 from services.core.names import slug
 
@@ -15,10 +16,9 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=T
 
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Name = Annotated[str, typer.Argument(help="routes/ROUTE.")]
-_Targets = Annotated[
-    list[str],
-    typer.Option("--to", help="clusters/CLUSTER/endpoints/ENDPOINT, with =MODEL if it has another name there."),
-]
+_to = typer.Option("--to", help="clusters/CLUSTER/endpoints/ENDPOINT, with =MODEL if it has another name there.")
+_Targets = Annotated[list[str], _to]
+_NewTargets = Annotated[list[str] | None, _to]
 
 
 @app.callback()
@@ -40,17 +40,26 @@ def show(name: _Name) -> None:
 
 
 @app.command()
-def create(model: Annotated[str, typer.Argument(help="The public name of the model.")], to: _Targets) -> None:
+@with_access_flags
+def create(
+    model: Annotated[str, typer.Argument(help="The public name of the model.")], to: _Targets, *, who: AccessFlags
+) -> None:
     """Create a route to endpoints that exist."""
     route = resources_pb2.Route(name=f"routes/{slug(model)}", model=model, targets=_targets(to))
+    who.put(route, resources_pb2.Route())
     print_one(call("CreateRoute", registry_pb2.CreateRouteRequest(route=route)).route)
 
 
 @app.command()
-def update(name: _Name, to: _Targets) -> None:
-    """Give a route other targets."""
-    route = resources_pb2.Route(name=name, targets=_targets(to))
-    request = registry_pb2.UpdateRouteRequest(route=route, update_mask=FieldMask(paths=["targets"]))
+@with_access_flags
+def update(name: _Name, to: _NewTargets = None, *, who: AccessFlags) -> None:
+    """Change what is given of a route; --to gives all of its targets anew."""
+    route, paths = resources_pb2.Route(name=name, targets=_targets(to or [])), ["targets"] if to else []
+    if who.given:
+        paths += who.put(route, call("GetRoute", registry_pb2.GetRouteRequest(name=name)).route)
+    if not paths:
+        raise typer.BadParameter("nothing to change; give at least one option")
+    request = registry_pb2.UpdateRouteRequest(route=route, update_mask=FieldMask(paths=paths))
     print_one(call("UpdateRoute", request).route)
 
 
