@@ -15,7 +15,7 @@ from weft.launcher.v1 import launcher_pb2, launcher_pb2_grpc
 from weft.registry.v1 import registry_pb2, registry_pb2_grpc, resources_pb2
 from weft.session.v1 import frame_pb2, session_pb2, session_pb2_grpc
 
-from services.cli.connection import Connection, connect, read_key
+from services.cli.connection import Connection, connect
 from services.core.errors import ServiceError
 from services.runtime.config import Config
 
@@ -89,12 +89,11 @@ class Overview:
 
 async def look(config: Config, key: str | None = None) -> Overview:
     """Asks all parts at once; those that cannot be reached are named in the answer. Without `key`, the caller's."""
-    credential = key or read_key(config)
     unreachable: list[str] = []
 
-    async def ask(part: Callable[[Config, str], Awaitable[list[_Answer]]]) -> list[_Answer]:
+    async def ask(part: Callable[[Config, str | None], Awaitable[list[_Answer]]]) -> list[_Answer]:
         try:
-            return await part(config, credential)
+            return await part(config, key)
         except ServiceError as error:
             if error.message not in unreachable:
                 unreachable.append(error.message)
@@ -164,19 +163,19 @@ def _worker(session: session_pb2.Session) -> WorkerRow:
     )
 
 
-async def _endpoints(config: Config, key: str) -> list[resources_pb2.Endpoint]:
+async def _endpoints(config: Config, key: str | None) -> list[resources_pb2.Endpoint]:
     async with connect(config, "registry", key=key) as registry:
         list_endpoints = registry_pb2_grpc.RegistryServiceStub(registry.channel).ListEndpoints
         return await _pages(registry, list_endpoints, registry_pb2.ListEndpointsRequest(), "endpoints")
 
 
-async def _sessions(config: Config, key: str) -> list[session_pb2.Session]:
+async def _sessions(config: Config, key: str | None) -> list[session_pb2.Session]:
     async with connect(config, "router", key=key) as router:
         list_sessions = session_pb2_grpc.SessionServiceStub(router.channel).ListSessions
         return await _pages(router, list_sessions, session_pb2.ListSessionsRequest(), "sessions")
 
 
-async def _starts(endpoints: list[str], config: Config, key: str) -> list[launcher_pb2.Start]:
+async def _starts(endpoints: list[str], config: Config, key: str | None) -> list[launcher_pb2.Start]:
     """The live starts; of an endpoint without any, the last one if it failed."""
     async with connect(config, "launcher", key=key) as launcher:
         list_starts = launcher_pb2_grpc.LauncherServiceStub(launcher.channel).ListStarts
@@ -190,7 +189,7 @@ async def _starts(endpoints: list[str], config: Config, key: str) -> list[launch
         return starts
 
 
-async def _models(config: Config, key: str) -> list[str]:
+async def _models(config: Config, key: str | None) -> list[str]:
     async with connect(config, "router", key=key) as router:
         list_models = inference_pb2_grpc.InferenceServiceStub(router.channel).ListModels
         models = await _pages(router, list_models, inference_pb2.ListModelsRequest(), "models")

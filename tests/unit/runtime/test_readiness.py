@@ -24,7 +24,7 @@ def test_the_parent_is_told_one_line_by_the_pipe(tmp_path: Path) -> None:
         announcer.ready("auth", "127.0.0.1:7002")
     with os.fdopen(reading) as pipe:
         told = json.loads(pipe.read())
-    assert told == {"service": "auth", "address": "127.0.0.1:7002", "pid": os.getpid(), "metrics": ""}
+    assert told == {"service": "auth", "address": "127.0.0.1:7002", "pid": os.getpid(), "metrics": "", "tls": ""}
 
 
 def test_a_successors_announcement_is_left_alone(tmp_path: Path) -> None:
