@@ -172,6 +172,16 @@ def decide(
     return _among(principal, ask, catalogue, serving, now, steps, until)
 
 
+def operation_refusal(principal: Principal, operation: str) -> ServiceError | None:
+    """Why the credential's scope does not hold the operation, whatever the model; None if it does."""
+    operations = principal.permissions.allow_operations
+    if not operation or not operations or matches(operations, _short(operation)):
+        return None
+    allowed = _listed(operations)
+    message = f"Your credential does not allow the operation '{_short(operation)}'; it allows {allowed}."
+    return ServiceError(Reason.ACTION_FORBIDDEN, message)
+
+
 def open_to_all(catalogue: Catalogue, endpoint: Endpoint) -> bool:
     """Whether neither an endpoint nor its cluster asks who somebody is: its existence is no secret."""
     cluster = catalogue.clusters.get(endpoint.cluster)
@@ -267,13 +277,8 @@ def _short(operation: str) -> str:
 
 
 def _out_of_scope(principal: Principal, ask: Ask) -> ServiceError | None:
-    permissions = principal.permissions
-    operations = permissions.allow_operations
-    if ask.operation and operations and not matches(operations, _short(ask.operation)):
-        message = (
-            f"Your credential does not allow the operation '{_short(ask.operation)}'; it allows {_listed(operations)}."
-        )
-        return ServiceError(Reason.ACTION_FORBIDDEN, message)
+    if (error := operation_refusal(principal, ask.operation)) is not None:
+        return error
     if not in_scope(principal, ask.model):
         message = f"Your key does not allow the model '{ask.model}'; GET /v1/models lists those that it does."
         return ServiceError(Reason.MODEL_FORBIDDEN, message, param="model")

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from services.core.errors import Reason, ServiceError
+from services.core.http_errors import render, render_event
 from services.core.inference import Call, Head, Inference, Request
-from services.facade.errors import render, render_event
 from services.facade.events import EventBoundary
 from services.facade.guard import Connection
 

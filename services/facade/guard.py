@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from services.core.errors import Reason, ServiceError
-from services.facade.errors import render
+from services.core.http_errors import render
 from services.facade.request_id import request_id_of
 
 CONNECTION: Final = "weft.connection"

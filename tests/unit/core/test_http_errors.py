@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from services.core.errors import CATALOGUE, Reason, ServiceError
-from services.facade.errors import render, render_event
+from services.core.http_errors import render, render_event
 
 CHAT, EMBED, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/embeddings", "/v1/responses", "/v1/messages"
 KINDS = [CHAT, EMBED, RESPONSES, MESSAGES, "/v1/messages/count_tokens", "/tokenize", "/nothing", ""]
