@@ -6,10 +6,11 @@ import asyncio
 import os
 import secrets
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from services.auth.config import BootstrapKey
-from services.auth.keys import Key, digest, new_key, split
+from services.auth.keys import Key, digest, identity_of, new_key, split
 from services.auth.store import KeyStore
 from services.core.errors import Reason, ServiceError
 from services.core.principal import Permissions, Principal, Role
@@ -28,26 +29,25 @@ async def ensure_keys(wanted: tuple[BootstrapKey, ...], store: KeyStore, home: P
             raise ServiceError(Reason.ARGUMENT_INVALID, message, param="auth.bootstrap_keys")
         identity, secret = parts
         known = await store.find(identity)
-        key = Key(
-            identity,
-            digest(secret),
-            _principal(entry),
-            entry.display_name or f"from {entry.file}",
-            known.created_at if known is not None else time.time(),
-            revoked_at=known.revoked_at if known is not None else None,
-        )
+        principal = _principal(entry, identity)
+        name = entry.display_name or f"from {entry.file}"
+        if known is not None:
+            key = replace(known, digest=digest(secret), principal=principal, display_name=name)
+        else:
+            key = Key(identity, digest(secret), principal, name, time.time())
         if key != known:
             await store.put(key)
 
 
-def _principal(entry: BootstrapKey) -> Principal:
+def _principal(entry: BootstrapKey, identity: str) -> Principal:
     try:
         roles = frozenset(Role[role.upper()] for role in entry.roles)
     except KeyError as error:
         known = ", ".join(role.name.lower() for role in Role)
         message = f"There is no role {error.args[0].lower()!r} in auth.bootstrap_keys; the roles are {known}."
         raise ServiceError(Reason.ARGUMENT_INVALID, message, param="auth.bootstrap_keys") from error
-    return Principal(entry.principal, roles, Permissions(entry.allow_models, entry.deny_models, entry.allow_endpoints))
+    permissions = Permissions(entry.allow_models, entry.deny_models, entry.allow_endpoints, entry.allow_operations)
+    return Principal(entry.principal, roles, permissions, identity_of(identity, entry.principal, entry.groups))
 
 
 def _read_or_make(file: Path) -> str:

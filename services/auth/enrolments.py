@@ -9,9 +9,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.auth.enrolment import Enrolment, EnrolmentToken
-from services.auth.store import AWAY
-from services.auth.tables import enrolment_tokens, enrolments
+from services.auth.revocations import record
+from services.auth.tables import AWAY, enrolment_tokens, enrolments
 from services.core.errors import Reason, ServiceError
+from services.rpc.revocations import Revocation, RevocationKind
 from services.runtime.database import explained
 
 KEEP: Final = 30 * 86400.0
@@ -92,14 +93,18 @@ class EnrolmentStore:
         return await self._change(sa.update(enrolments).where(*wanted).values(touched_at=now))
 
     async def revoke(self, start: str, now: float) -> None:
-        """Ends an enrolment, if need be before it begins; the moment of an earlier revocation stays."""
+        """Ends an enrolment, if need be before it begins, and tells it to those who watch; the moment of an earlier
+        revocation stays.
+        """
         with explained(Reason.AUTH_UNAVAILABLE, AWAY):
             async with self._engine.begin() as connection:
                 await self._insert(
                     connection, {"start": start, "endpoint": "", "serves": "", "expires_at": now, "touched_at": now}
                 )
                 unrevoked = sa.and_(enrolments.c.start == start, enrolments.c.revoked_at.is_(None))
-                await connection.execute(sa.update(enrolments).where(unrevoked).values(revoked_at=now, touched_at=now))
+                change = sa.update(enrolments).where(unrevoked).values(revoked_at=now, touched_at=now)
+                if (await connection.execute(change)).rowcount:  # the launcher revokes again and again
+                    await record(connection, Revocation(RevocationKind.START, start), now)
 
     async def _change(self, statement: sa.Update) -> bool:
         with explained(Reason.AUTH_UNAVAILABLE, AWAY):

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from typing import Final
 
 from services.auth import enrolment, tokens
+from services.auth.denials import DenialStore
 from services.auth.enrolments import EnrolmentStore
 from services.auth.judge import Judge
 from services.auth.keys import Key, standing
+from services.auth.signing_keys import SigningKeyStore
 from services.auth.store import KeyStore
 from services.core.errors import Reason, ServiceError
 from services.core.names import endpoint_name
@@ -27,13 +29,17 @@ class Issuer:
     def __init__(
         self,
         store: KeyStore,
+        signing_keys: SigningKeyStore,
         enrolments: EnrolmentStore,
+        denials: DenialStore,
         judge: Judge,
         *,
         token_life: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
+        self._signing_keys = signing_keys
+        self._denials = denials
         self._enrolments = enrolments
         self._judge = judge
         self._token_life = token_life
@@ -41,7 +47,7 @@ class Issuer:
 
     async def issue(self, credential: str, endpoint: str, instance: str) -> tuple[str, int]:
         """A session token, and when it expires. Raises the `ServiceError` that the worker is to hear."""
-        signing_keys = await self._store.signing_keys()  # from the store, where another auth's may have come
+        signing_keys = await self._signing_keys.all()
         if tokens.looks_like_token(credential):
             last = verify(credential, {key.id: key.private.public_key() for key in signing_keys})
             if endpoint not in ("", last.endpoint) or instance not in ("", last.instance):
@@ -60,6 +66,7 @@ class Issuer:
                     message = "A worker shows a key, an enrolment token or a session token; this is none of them."
                     raise ServiceError(Reason.ACTION_FORBIDDEN, message)
                 claims = self._by_key(judged.key, endpoint, instance)
+        await self._denials.check(claims.principal)
         return tokens.issue(signing_keys[0], claims), int(claims.expires_at)
 
     async def _renewed(self, last: SessionClaims) -> SessionClaims:

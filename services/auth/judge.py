@@ -8,10 +8,12 @@ from typing import Final
 
 from services.auth.admission import admitted
 from services.auth.certificates import CertificateRule, certificate_principal
+from services.auth.denials import DenialStore
 from services.auth.identities import Identities
 from services.auth.judged import Judged
 from services.auth.keys import judge, split
 from services.auth.store import KeyStore
+from services.auth.uses import KeyUses
 from services.core.access import MeshPolicy
 from services.core.errors import Reason, ServiceError
 from services.core.principal import Principal
@@ -23,13 +25,15 @@ OURS: Final = "weft_"
 
 
 class Judge:
-    """Tells whose a credential is, and what the mesh's policy gives them. `max_age`, in seconds, is how long what is
-    told of a key may be kept.
+    """Tells whose a credential is, and what the mesh's policy gives them; notes the use of keys. `max_age`, in seconds,
+    is how long what is told of a key may be kept.
     """
 
     def __init__(
         self,
         store: KeyStore,
+        denials: DenialStore,
+        uses: KeyUses,
         *,
         max_age: float = 30.0,
         certificates: Sequence[CertificateRule] = (),
@@ -38,6 +42,8 @@ class Judge:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
+        self._denials = denials
+        self._uses = uses
         self._certificates = certificates
         self._identities = identities
         self._mesh = mesh
@@ -63,8 +69,7 @@ class Judge:
 
     async def look_up_peer(self, spiffe_id: str) -> Judged:
         """Whose a verified certificate's SPIFFE id is. Raises IDENTITY_FORBIDDEN."""
-        judged = Judged(certificate_principal(self._certificates, spiffe_id), None, self._max_age)
-        return admitted(self._mesh, judged, self._clock())
+        return await self._admitted(Judged(certificate_principal(self._certificates, spiffe_id), None, self._max_age))
 
     async def look_up(self, credential: str) -> Judged:
         """Whose it is, if it is good and the mesh admits them. Raises CREDENTIAL_INVALID, CREDENTIAL_EXPIRED,
@@ -74,6 +79,10 @@ class Judge:
             judged = await self._look_up_key(credential)
         else:
             judged = await self._identities.look_up(credential)
+        return await self._admitted(judged)
+
+    async def _admitted(self, judged: Judged) -> Judged:
+        await self._denials.check(judged.principal.name)
         return admitted(self._mesh, judged, self._clock())
 
     async def _look_up_key(self, credential: str) -> Judged:
@@ -82,5 +91,6 @@ class Judge:
         identity, secret = parts if parts is not None else ("", credential)
         now = self._clock()
         key = judge(await self._store.find(identity), secret, now)
+        self._uses.note(key.id, now)
         left = self._max_age if key.expires_at is None else min(self._max_age, key.expires_at - now)
         return Judged(key.principal, key.expires_at, max(0.0, left), key)

@@ -6,7 +6,7 @@ from typing import Final
 
 from weft.auth.v1 import auth_pb2
 
-from services.auth.keys import Key, new_key
+from services.auth.keys import Key, identity_of, new_key, successor_of
 from services.auth.messages import from_roles, to_key_proto
 from services.auth.rpcs import Context, Rpcs, check_principal
 from services.core.errors import Reason, ServiceError
@@ -16,6 +16,7 @@ from services.rpc.paging import from_token, page_size, to_token
 from services.rpc.principal import permissions_from_proto
 
 _ANY_MODEL: Final = Permissions(allow_models=("*",))
+_OVERLAP: Final = 86400.0
 
 
 class KeyRpcs(Rpcs):
@@ -26,17 +27,14 @@ class KeyRpcs(Rpcs):
     ) -> auth_pb2.CreateKeyResponse:
         """Makes a key, and shows it this once."""
         check_principal(request.principal)
-        now = self._parts.clock()
-        lifetime = request.lifetime.ToMilliseconds() / 1000 if request.HasField("lifetime") else None
-        if lifetime is not None and lifetime <= 0:
-            raise ServiceError(Reason.ARGUMENT_INVALID, "'lifetime' must be above zero.", param="lifetime")
+        now, lifetime = self._parts.clock(), _lifetime(request)
         permissions = permissions_from_proto(request.permissions) if request.HasField("permissions") else _ANY_MODEL
         roles = from_roles(request.roles) or frozenset({Role.USER})
         credential, identity, hashed = new_key()
         key = Key(
             identity,
             hashed,
-            Principal(request.principal, roles, permissions),
+            Principal(request.principal, roles, permissions, identity_of(identity, request.principal, request.groups)),
             request.display_name,
             now,
             expires_at=None if lifetime is None else now + lifetime,
@@ -66,13 +64,36 @@ class KeyRpcs(Rpcs):
         """Revokes a key for good."""
         (identity,) = check("key", request.name)
         key = await self._parts.keys.revoke(identity, self._parts.clock())
+        self._parts.revocations.wake()
         return auth_pb2.RevokeKeyResponse(key=to_key_proto(_found(key, request.name)))
 
     async def RotateKey(  # noqa: N802
         self, request: auth_pb2.RotateKeyRequest, context: Context
     ) -> auth_pb2.RotateKeyResponse:
         """Makes a successor of a key, and shows it this once."""
-        raise ServiceError(Reason.OPERATION_NOT_FOUND)
+        (identity,) = check("key", request.name)
+        overlap = request.overlap.ToMilliseconds() / 1000 if request.HasField("overlap") else _OVERLAP
+        if overlap < 0:
+            raise ServiceError(Reason.ARGUMENT_INVALID, "'overlap' must be zero or more.", param="overlap")
+        now, lifetime = self._parts.clock(), _lifetime(request)
+        old = _found(await self._parts.keys.find(identity), request.name)
+        credential, successor = successor_of(old, now, lifetime)
+        await self._parts.keys.rotate(identity, successor, until=now + overlap, now=now)
+        self._parts.revocations.wake()
+        rotated = _found(await self._parts.keys.find(identity), request.name)
+        return auth_pb2.RotateKeyResponse(
+            key=credential, resource=to_key_proto(successor), rotated=to_key_proto(rotated)
+        )
+
+
+def _lifetime(request: auth_pb2.CreateKeyRequest | auth_pb2.RotateKeyRequest) -> float | None:
+    """How long the key is to be good, in seconds; None if nothing is said. Raises ARGUMENT_INVALID."""
+    if not request.HasField("lifetime"):
+        return None
+    lifetime = request.lifetime.ToMilliseconds() / 1000
+    if lifetime <= 0:
+        raise ServiceError(Reason.ARGUMENT_INVALID, "'lifetime' must be above zero.", param="lifetime")
+    return lifetime
 
 
 def _found(key: Key | None, name: str) -> Key:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import time
 from pathlib import Path
 from typing import Final
 
@@ -15,17 +14,22 @@ from weft.usage.v1 import usage_pb2_grpc
 
 from services.auth.bootstrap import ensure_keys
 from services.auth.config import AuthConfig
+from services.auth.denials import DenialStore
 from services.auth.enrolments import EnrolmentStore
+from services.auth.housekeeper import Housekeeper
 from services.auth.identities import open_identities
 from services.auth.issuer import Issuer
 from services.auth.judge import Judge
 from services.auth.policy_config import mesh_policy
+from services.auth.revocation_hub import RevocationHub
+from services.auth.revocations import RevocationStore
 from services.auth.rpcs import Parts
 from services.auth.servicer import ACCESS, SERVICE, AuthServicer
+from services.auth.signing_keys import SigningKeyStore
 from services.auth.store import KeyStore
-from services.auth.tokens import new_signing_key
 from services.auth.usage import servicer as usage_servicer
 from services.auth.usage.running import keeping_usage
+from services.auth.uses import KeyUses
 from services.core.errors import Reason, ServiceError
 from services.rpc.boundary import Boundary
 from services.rpc.server import GrpcServer
@@ -44,24 +48,40 @@ async def serve(config: AuthConfig, process: Process) -> None:
     if not config.database:
         _make_private(file)
     engine = open_database(config.database, file, setting="auth.database")
-    store, enrolments = KeyStore(engine), EnrolmentStore(engine)
+    store, signing_keys, enrolments = KeyStore(engine), SigningKeyStore(engine), EnrolmentStore(engine)
+    denials, revocations, uses = DenialStore(engine), RevocationStore(engine), KeyUses(store)
+    hub = RevocationHub(revocations)
+    token_life = config.session_token_life_s
+    housekeeper = Housekeeper(signing_keys, uses, signing_key_life=config.signing_key_life_s, token_life=token_life)
     stack = contextlib.AsyncExitStack()
     try:
         if not await _reach(store, process.stopping):
             return
+        await revocations.start()
         await ensure_keys(config.bootstrap_keys, store, process.home)
-        await _ensure_signing_key(store)
+        await housekeeper.rotate()
         mesh = mesh_policy(config.policy, config.quotas)
         identities = open_identities(config.globus, config.issuers, mesh, home=process.home, max_age=config.max_age_s)
         judge = Judge(
             store,
+            denials,
+            uses,
             max_age=config.max_age_s,
             certificates=config.certificates,
             identities=identities,
             mesh=mesh,
         )
-        issuer = Issuer(store, enrolments, judge, token_life=config.session_token_life_s)
-        servicer = AuthServicer(Parts(keys=store, enrolments=enrolments, judge=judge, issuer=issuer))
+        issuer = Issuer(store, signing_keys, enrolments, denials, judge, token_life=token_life)
+        parts = Parts(
+            keys=store,
+            signing_keys=signing_keys,
+            enrolments=enrolments,
+            denials=denials,
+            revocations=hub,
+            judge=judge,
+            issuer=issuer,
+        )
+        servicer = AuthServicer(parts)
         usage = await stack.enter_async_context(keeping_usage(config.usage, config.database, process.home))
         server = GrpcServer(
             config.address,
@@ -74,12 +94,18 @@ async def serve(config: AuthConfig, process: Process) -> None:
             credentials=wire.credentials,
         )
         await server.start()
+        tasks = [asyncio.ensure_future(work) for work in (hub.run(), housekeeper.run())]
         try:
             await server.set_ready(True)
             process.ready("auth", server.address)
             await process.stopping.wait()
         finally:
+            hub.close()
             await server.stop(process.grace)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await uses.write()
             await identities.close()
     finally:
         await stack.aclose()
@@ -115,8 +141,3 @@ async def _reach(store: KeyStore, stopping: asyncio.Event) -> bool:
         except TimeoutError:
             continue
     return False
-
-
-async def _ensure_signing_key(store: KeyStore) -> None:
-    if not await store.signing_keys():
-        await store.add_signing_key(new_signing_key(), time.time())

@@ -9,9 +9,12 @@ from typing import Any
 
 import grpc
 
+from services.auth.denials import DenialStore
 from services.auth.enrolments import EnrolmentStore
 from services.auth.issuer import Issuer
 from services.auth.judge import Judge
+from services.auth.revocation_hub import RevocationHub
+from services.auth.signing_keys import SigningKeyStore
 from services.auth.store import KeyStore
 from services.core.errors import Reason, ServiceError
 from services.core.principal import is_principal
@@ -24,7 +27,10 @@ class Parts:
     """What auth is made of. `clock` gives seconds since 1970."""
 
     keys: KeyStore
+    signing_keys: SigningKeyStore
     enrolments: EnrolmentStore
+    denials: DenialStore
+    revocations: RevocationHub
     judge: Judge
     issuer: Issuer
     clock: Callable[[], float] = time.time

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,18 +10,19 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.auth.keys import Key
-from services.auth.tables import VERSION_TABLE, keys, metadata, signing_keys
-from services.auth.tokens import SigningKey, from_bytes, to_bytes
+from services.auth.keys import Key, identity_of, rotation_refusal
+from services.auth.revocations import record
+from services.auth.tables import AWAY, VERSION_TABLE, keys, metadata
 from services.core.errors import Reason
 from services.core.principal import Permissions, Principal, Role
-from services.runtime.database import explained, upgrade
+from services.rpc.revocations import Revocation, RevocationKind
+from services.runtime.database import NAME, explained, upgrade
 
 HEAD: Final = "0003"
 """The newest of `migrations/versions`; a test holds the two together."""
 
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
-AWAY: Final = "Auth's database does not answer; try again shortly."
+_OWN_HISTORY: Final = frozenset({"id", "created_at", "expires_at", "revoked_at", "last_used_at", "successor"})
 
 
 class KeyStore:
@@ -53,9 +54,9 @@ class KeyStore:
         return [_to_key(row) for row in await self._read(query)]
 
     async def put(self, key: Key) -> None:
-        """Stores a key, or changes the one with the same id; when that was made and revoked stays."""
+        """Stores a key, or changes the one with the same id; what has happened to that stays."""
         row = _to_row(key)
-        changed = {name: value for name, value in row.items() if name not in ("id", "created_at", "revoked_at")}
+        changed = {name: value for name, value in row.items() if name not in _OWN_HISTORY}
         with explained(Reason.AUTH_UNAVAILABLE, AWAY):
             async with self._engine.begin() as connection:
                 # In one statement: of two auths that put the same key at once, neither may fail.
@@ -64,24 +65,48 @@ class KeyStore:
                 await connection.execute(upsert)
 
     async def revoke(self, identity: str, now: float) -> Key | None:
-        """Revokes a key, and gives it as it is then; the moment of an earlier revocation stays."""
+        """Revokes a key, tells it to those who watch, and gives it as it is then; the moment of an earlier revocation
+        stays.
+        """
         with explained(Reason.AUTH_UNAVAILABLE, AWAY):
             async with self._engine.begin() as connection:
                 unrevoked = sa.and_(keys.c.id == identity, keys.c.revoked_at.is_(None))
-                await connection.execute(sa.update(keys).where(unrevoked).values(revoked_at=now))
+                change = sa.update(keys).where(unrevoked).values(revoked_at=now)
+                if (await connection.execute(change)).rowcount:
+                    await record(connection, Revocation(RevocationKind.KEY, f"keys/{identity}"), now)
         return await self.find(identity)
 
-    async def signing_keys(self) -> list[SigningKey]:
-        """The keys that tokens were signed with, newest first."""
-        query = sa.select(signing_keys).order_by(signing_keys.c.created_at.desc(), signing_keys.c.id)
-        return [from_bytes(row.id, row.private_key) for row in await self._read(query)]
-
-    async def add_signing_key(self, key: SigningKey, now: float) -> None:
-        """Stores a key; from now on it is the newest."""
+    async def rotate(self, identity: str, successor: Key, *, until: float, now: float) -> None:
+        """Stores the successor of a key, which expires at `until` if it would live longer. Raises RESOURCE_NOT_FOUND,
+        or RESOURCE_CHANGED if the key is revoked, expired or rotated.
+        """
         with explained(Reason.AUTH_UNAVAILABLE, AWAY):
             async with self._engine.begin() as connection:
-                values = {"id": key.id, "private_key": to_bytes(key), "created_at": now}
-                await connection.execute(sa.insert(signing_keys).values(**values))
+                lives = sa.or_(keys.c.expires_at.is_(None), keys.c.expires_at > now)
+                # In one statement: of two that rotate the same key at once, one has its way.
+                wanted = (keys.c.id == identity, keys.c.revoked_at.is_(None), keys.c.successor == "", lives)
+                sooner = sa.case((keys.c.expires_at < until, keys.c.expires_at), else_=until)
+                change = sa.update(keys).where(*wanted).values(expires_at=sooner, successor=f"keys/{successor.id}")
+                if not (await connection.execute(change)).rowcount:
+                    row = (await connection.execute(sa.select(keys).where(keys.c.id == identity))).one_or_none()
+                    raise rotation_refusal(_to_key(row) if row is not None else None, identity)
+                await connection.execute(sa.insert(keys).values(**_to_row(successor)))
+                # Those who keep what was said of the old key would believe it for longer than it lives now.
+                over = Revocation(RevocationKind.KEY, f"keys/{identity}")
+                sooner_over = Revocation(RevocationKind.CHANGED, successor.principal.name)
+                await record(connection, over if until <= now else sooner_over, now)
+
+    async def touch(self, uses: Mapping[str, float]) -> None:
+        """Notes when keys, by their ids, were last used."""
+        stamp: sa.BindParameter[float] = sa.bindparam("stamp", type_=sa.Double)
+        which: sa.BindParameter[str] = sa.bindparam("which", type_=NAME)
+        # Another auth may have seen it since.
+        later = sa.or_(keys.c.last_used_at.is_(None), keys.c.last_used_at < stamp)
+        change = sa.update(keys).where(keys.c.id == which, later).values(last_used_at=stamp)
+        with explained(Reason.AUTH_UNAVAILABLE, AWAY):
+            async with self._engine.begin() as connection:
+                # In order: two auths that write at once must not each wait for a row of the other's.
+                await connection.execute(change, [{"stamp": uses[one], "which": one} for one in sorted(uses)])
 
     async def _read(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
         with explained(Reason.AUTH_UNAVAILABLE, AWAY):
@@ -91,10 +116,21 @@ class KeyStore:
 
 
 def _to_key(row: sa.Row[Any]) -> Key:
-    permissions = Permissions(tuple(row.allow_models), tuple(row.deny_models), tuple(row.allow_endpoints))
+    permissions = Permissions(
+        tuple(row.allow_models), tuple(row.deny_models), tuple(row.allow_endpoints), tuple(row.allow_operations)
+    )
     roles = frozenset(Role[role] for role in row.roles if role in Role.__members__)
-    principal = Principal(row.principal, roles, permissions)
-    return Key(row.id, row.digest, principal, row.display_name, row.created_at, row.expires_at, row.revoked_at)
+    return Key(
+        row.id,
+        row.digest,
+        Principal(row.principal, roles, permissions, identity_of(row.id, row.principal, row.groups)),
+        row.display_name,
+        row.created_at,
+        row.expires_at,
+        row.revoked_at,
+        row.last_used_at,
+        row.successor,
+    )
 
 
 def _to_row(key: Key) -> dict[str, Any]:
@@ -108,7 +144,11 @@ def _to_row(key: Key) -> dict[str, Any]:
         "allow_models": permissions.allow_models,
         "deny_models": permissions.deny_models,
         "allow_endpoints": permissions.allow_endpoints,
+        "allow_operations": permissions.allow_operations,
+        "groups": sorted(key.principal.identity.groups),
         "created_at": key.created_at,
         "expires_at": key.expires_at,
         "revoked_at": key.revoked_at,
+        "last_used_at": key.last_used_at,
+        "successor": key.successor,
     }

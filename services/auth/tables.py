@@ -14,6 +14,8 @@ VERSION_TABLE: Final = "auth_version"
 _NUMBER: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 """SQLite counts up only what it calls INTEGER."""
 
+AWAY: Final = "Auth's database does not answer; try again shortly."
+
 metadata: Final = sa.MetaData()
 
 keys: Final = sa.Table(

@@ -8,6 +8,7 @@ from typing import Final
 from weft.auth.v1 import auth_pb2
 
 from services.auth.enrolment import Enrolment, new_token
+from services.auth.messages import to_verification_key
 from services.auth.rpcs import Context, Rpcs, check_principal
 from services.core.errors import Reason, ServiceError
 from services.core.names import endpoint_name
@@ -56,22 +57,24 @@ class WorkerRpcs(Rpcs):
         """Ends an enrolment, if need be before it begins."""
         _check_start(request.start)
         await self._parts.enrolments.revoke(request.start, self._parts.clock())
+        self._parts.revocations.wake()
         return auth_pb2.RevokeEnrolmentResponse()
 
     async def ListVerificationKeys(  # noqa: N802
         self, request: auth_pb2.ListVerificationKeysRequest, context: Context
     ) -> auth_pb2.ListVerificationKeysResponse:
-        """The public keys, all on one page: there are few. From the store, where another auth's key may have come."""
+        """The public keys, all on one page: there are few."""
         page_size(request.page_size)
-        signing_keys = await self._parts.keys.signing_keys()
-        keys = [auth_pb2.VerificationKey(id=key.id, public_key=key.public_bytes) for key in signing_keys]
-        return auth_pb2.ListVerificationKeysResponse(keys=keys)
+        signing_keys = await self._parts.signing_keys.all()
+        return auth_pb2.ListVerificationKeysResponse(keys=map(to_verification_key, signing_keys))
 
     async def RotateSigningKey(  # noqa: N802
         self, request: auth_pb2.RotateSigningKeyRequest, context: Context
     ) -> auth_pb2.RotateSigningKeyResponse:
         """A fresh key signs from now on."""
-        raise ServiceError(Reason.OPERATION_NOT_FOUND)
+        fresh = await self._parts.signing_keys.rotate(self._parts.clock(), life=0)
+        assert fresh is not None
+        return auth_pb2.RotateSigningKeyResponse(key=to_verification_key(fresh))
 
 
 def _check_start(start: str) -> None:

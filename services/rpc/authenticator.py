@@ -38,6 +38,9 @@ it, a wrong service key would make every caller's key look wrong.
 """
 
 
+_ANYBODY: Final = "*"
+
+
 @dataclass(frozen=True, slots=True)
 class _Known:
     principal: Principal
@@ -86,6 +89,7 @@ class CachedAuthenticator:
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._refused: OrderedDict[bytes, tuple[ServiceError, float]] = OrderedDict()
         self._lookups: dict[bytes, asyncio.Task[Principal]] = {}
+        self._forgotten: dict[bytes, set[str]] = {}
 
     def peek(self, credential: str) -> Principal | None:
         """The principal if it is known and fresh, without waiting."""
@@ -126,6 +130,28 @@ class CachedAuthenticator:
         # Shielded: the lookup is shared, and one caller who leaves must not end it for the others.
         return await asyncio.shield(lookup)
 
+    def forget_key(self, key: str) -> None:
+        """`keys/{key}` is revoked."""
+        self._forget(key)
+
+    def forget_principal(self, name: str) -> None:
+        """Something else is true of the principal than before, by whatever credential."""
+        self._forget(name)
+        self._refused.clear()  # of whom they speak nobody knows, and they would be over in seconds
+
+    def forget_all(self) -> None:
+        """What is true now is not known."""
+        self._known.clear()
+        self._refused.clear()
+        for missed in self._forgotten.values():
+            missed.add(_ANYBODY)
+
+    def _forget(self, name: str) -> None:
+        for digest in [digest for digest, known in self._known.items() if name in _names(known.principal)]:
+            del self._known[digest]
+        for missed in self._forgotten.values():
+            missed.add(name)
+
     async def close(self) -> None:
         """Ends what is under way."""
         for lookup in self._lookups.values():
@@ -135,13 +161,14 @@ class CachedAuthenticator:
     def _look_up(self, digest: bytes, kind: _Kind, shown: str) -> asyncio.Task[Principal]:
         request = auth_pb2.AuthenticateRequest()
         setattr(request, kind, shown)
+        self._forgotten[digest] = set()
         task = asyncio.get_running_loop().create_task(self._ask(digest, request))
         self._lookups[digest] = task
         task.add_done_callback(lambda done: self._looked_up(digest, done))
         return task
 
     def _looked_up(self, digest: bytes, task: asyncio.Task[Principal]) -> None:
-        del self._lookups[digest]
+        del self._lookups[digest], self._forgotten[digest]
         if not task.cancelled():
             task.exception()  # A background refresh has no one to raise to; the next caller asks again.
 
@@ -161,6 +188,11 @@ class CachedAuthenticator:
         if answer.HasField("expire_time"):
             usable_for = min(usable_for, answer.expire_time.ToMilliseconds() / 1000 - self._wall_clock())
         known = _Known(principal_from_proto(answer.principal), max_age, asked_at, asked_at + usable_for)
+        missed = self._forgotten[digest]
+        if missed and not missed.isdisjoint((*_names(known.principal), _ANYBODY)):
+            # It was forgotten while we asked, and the answer may be from before: kept, it would outlive its revocation.
+            missed.clear()
+            return await self._ask(digest, request)
         _remember(self._known, digest, known, self._capacity)
         return known.principal
 
@@ -168,7 +200,8 @@ class CachedAuthenticator:
         now = self._clock()
         if error.reason in _REFUSALS and error.param != OWN_CREDENTIAL:
             self._known.pop(digest, None)
-            _remember(self._refused, digest, (error, now + self._refused_for), self._capacity)
+            if not self._forgotten[digest]:  # else it may be from before an admission
+                _remember(self._refused, digest, (error, now + self._refused_for), self._capacity)
             raise error
         known = self._known.get(digest)
         if known is not None and now < known.usable_until:
@@ -180,6 +213,11 @@ class CachedAuthenticator:
         # Our own service key was refused, or auth failed: nothing that the caller's credential is to blame for.
         log.error("auth does not judge credentials for us: %s", error)
         raise ServiceError(Reason.AUTH_UNAVAILABLE)
+
+
+def _names(principal: Principal) -> tuple[str, str]:
+    """By what it may be forgotten: itself, and the key that proves it."""
+    return principal.name, principal.identity.subject
 
 
 def _digest(credential: str) -> bytes:

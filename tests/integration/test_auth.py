@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import jwt
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from weft.auth.v1 import auth_pb2, auth_pb2_grpc
@@ -17,7 +18,6 @@ from weft.auth.v1 import auth_pb2, auth_pb2_grpc
 from services.auth.config import AuthConfig
 from services.auth.main import serve
 from services.auth.servicer import SERVICE
-from services.auth.tokens import new_signing_key
 from services.core.errors import Reason, ServiceError
 from services.rpc.authenticator import CachedAuthenticator
 from services.rpc.channel import bearer, dial
@@ -208,12 +208,18 @@ async def test_each_method_wants_its_role(auth: Auth) -> None:
         auth.stub.Authenticate(auth_pb2.AuthenticateRequest(), **auth.by("dev")),
         auth.stub.IssueSessionToken(auth_pb2.IssueSessionTokenRequest(), **auth.by("worker")),
         auth.stub.ListVerificationKeys(auth_pb2.ListVerificationKeysRequest(), **auth.by("dev")),
+        auth.stub.WatchRevocations(auth_pb2.WatchRevocationsRequest(), **auth.by("dev")).read(),
     ]
     keeping = [
         auth.stub.CreateKey(auth_pb2.CreateKeyRequest(), **auth.by("service")),
         auth.stub.GetKey(auth_pb2.GetKeyRequest(), **auth.by("service")),
         auth.stub.ListKeys(auth_pb2.ListKeysRequest(), **auth.by("worker")),
         auth.stub.RevokeKey(auth_pb2.RevokeKeyRequest(), **auth.by("service")),
+        auth.stub.RotateKey(auth_pb2.RotateKeyRequest(), **auth.by("worker")),
+        auth.stub.RotateSigningKey(auth_pb2.RotateSigningKeyRequest(), **auth.by("service")),
+        auth.stub.DenyPrincipal(auth_pb2.DenyPrincipalRequest(), **auth.by("service")),
+        auth.stub.AdmitPrincipal(auth_pb2.AdmitPrincipalRequest(), **auth.by("worker")),
+        auth.stub.ListDenials(auth_pb2.ListDenialsRequest(), **auth.by("service")),
     ]
     for call in judging + keeping:
         assert (await refused(call)).reason is Reason.ACTION_FORBIDDEN
@@ -367,19 +373,14 @@ async def test_two_auths_on_one_postgresql(tmp_path: Path, postgresql_url: str) 
         assert errors.count(None) == 1
 
 
-async def test_a_rotated_signing_key_needs_no_restart(tmp_path: Path) -> None:
-    from services.auth.store import KeyStore
-    from services.runtime.database import open_database
-
-    async with running(tmp_path) as auth:
-        before = (await auth.issue(auth.key("worker"), ENDPOINT, "run-1")).token
-        store = KeyStore(open_database("", tmp_path / "auth.db", setting="auth.database"))
-        await store.add_signing_key(new_signing_key(), 2.0**33)
-        await store.close()
-        after = (await auth.issue(before)).token
-        verifier = SessionTokenVerifier(auth.stub, lambda: auth.key("service"))
-        for token in (after, before):
-            await verifier.verify(token)
+async def test_a_rotated_signing_key_needs_no_restart(auth: Auth) -> None:
+    verifier = SessionTokenVerifier(auth.stub, lambda: auth.key("service"))
+    before = (await auth.issue(auth.key("worker"), ENDPOINT, "run-1")).token
+    fresh = await auth.stub.RotateSigningKey(auth_pb2.RotateSigningKeyRequest(), **auth.by("dev"))
+    after = (await auth.issue(before)).token
+    assert [jwt.get_unverified_header(token)["kid"] == fresh.key.id for token in (before, after)] == [False, True]
+    for token in (after, before):
+        assert (await verifier.verify(token)).instance == "run-1"
 
 
 async def test_no_key_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
