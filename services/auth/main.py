@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Final
 
 from weft.auth.v1 import auth_pb2_grpc
+from weft.third_party.envoy.service.auth.v3 import external_auth_pb2_grpc
 from weft.usage.v1 import usage_pb2_grpc
 
+from services.auth import ext_authz
 from services.auth.bootstrap import ensure_keys
 from services.auth.config import AuthConfig
 from services.auth.denials import DenialStore
@@ -24,6 +26,7 @@ from services.auth.policy_config import mesh_policy
 from services.auth.revocation_hub import RevocationHub
 from services.auth.revocations import RevocationStore
 from services.auth.rpcs import Parts
+from services.auth.seen import SeenPrincipals
 from services.auth.servicer import ACCESS, SERVICE, AuthServicer
 from services.auth.signing_keys import SigningKeyStore
 from services.auth.store import KeyStore
@@ -50,7 +53,7 @@ async def serve(config: AuthConfig, process: Process) -> None:
     engine = open_database(config.database, file, setting="auth.database")
     store, signing_keys, enrolments = KeyStore(engine), SigningKeyStore(engine), EnrolmentStore(engine)
     denials, revocations, uses = DenialStore(engine), RevocationStore(engine), KeyUses(store)
-    hub = RevocationHub(revocations)
+    hub, seen = RevocationHub(revocations), SeenPrincipals(engine)
     token_life = config.session_token_life_s
     housekeeper = Housekeeper(signing_keys, uses, signing_key_life=config.signing_key_life_s, token_life=token_life)
     stack = contextlib.AsyncExitStack()
@@ -80,21 +83,25 @@ async def serve(config: AuthConfig, process: Process) -> None:
             revocations=hub,
             judge=judge,
             issuer=issuer,
+            mesh=mesh,
+            seen=seen,
         )
         servicer = AuthServicer(parts)
+        envoy = ext_authz.ExtAuthzServicer(judge, process.tls.trust())
         usage = await stack.enter_async_context(keeping_usage(config.usage, config.database, process.home))
         server = GrpcServer(
             config.address,
-            Boundary({**ACCESS, **usage_servicer.ACCESS}, judge, wire.peers(judge.authenticate_peer)),
-            (SERVICE, usage_servicer.SERVICE),
+            Boundary({**ACCESS, **usage_servicer.ACCESS, **ext_authz.ACCESS}, judge, wire.peers(judge.authenticate_peer)),
+            (SERVICE, usage_servicer.SERVICE, ext_authz.SERVICE),
             (
                 lambda grpc: auth_pb2_grpc.add_AuthServiceServicer_to_server(servicer, grpc),
                 lambda grpc: usage_pb2_grpc.add_UsageServiceServicer_to_server(usage, grpc),
+                lambda grpc: external_auth_pb2_grpc.add_AuthorizationServicer_to_server(envoy, grpc),
             ),
             credentials=wire.credentials,
         )
         await server.start()
-        tasks = [asyncio.ensure_future(work) for work in (hub.run(), housekeeper.run())]
+        tasks = [asyncio.ensure_future(work) for work in (hub.run(), housekeeper.run(), seen.run())]
         try:
             await server.set_ready(True)
             process.ready("auth", server.address)
@@ -106,6 +113,7 @@ async def serve(config: AuthConfig, process: Process) -> None:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await uses.write()
+            await seen.write()
             await identities.close()
     finally:
         await stack.aclose()

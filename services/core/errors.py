@@ -1,7 +1,7 @@
 """The catalogue of the errors that Weft itself gives.
 
-Raised as `ServiceError`; turned into gRPC status in `services/rpc/status.py`, into HTTP in `services/core/http_errors.py`,
-and nowhere else. What vLLM answers, its errors included, passes through and is not here.
+Raised as `ServiceError`; turned into gRPC status in `services/rpc/status.py`, into HTTP in `http_errors.py` here, and
+nowhere else. What vLLM answers, its errors included, passes through and is not here.
 """
 
 from __future__ import annotations

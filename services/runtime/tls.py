@@ -33,7 +33,7 @@ class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def wire(self, part: str, home: Path) -> Wire:
         """How the part listens and dials. Raises ARGUMENT_INVALID for files that are absent, wrong, or expired."""
         files = self.files(part, home)
-        return PLAIN if files is None else Wire(Secure(Certificate(files), self._trust()))
+        return PLAIN if files is None else Wire(Secure(Certificate(files), self.trust()))
 
     def files(self, part: str, home: Path) -> CertificateFiles | None:
         """Where the part's certificate is; None if the mesh has no TLS."""
@@ -44,7 +44,8 @@ class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         certificate, key, ca = (folder / name.replace("{part}", part) for name in names)
         return CertificateFiles(certificate, key, ca, remedy=_REMEDY)
 
-    def _trust(self) -> Trust:
+    def trust(self) -> Trust:
+        """Whom the parts take certificates from. Raises ARGUMENT_INVALID for ids that are none."""
         if trust_domain_of(f"spiffe://{self.trust_domain}/x") != self.trust_domain:
             message = "'tls.trust_domain' must be small letters, digits, '.', '-' and '_'."
             raise ServiceError(Reason.ARGUMENT_INVALID, message, param="tls.trust_domain")
