@@ -103,7 +103,8 @@ def _forwarded(header: object, trusted_proxies: Collection[str], trust_domain: s
     by = [value for key, value in last if key == "by" and value]
     if any(value not in trusted_proxies for value in by):
         return None  # Not written by the proxy: it passes on what clients send.
-    return _sole([value for key, value in last if key == "uri" and value], trust_domain)
+    # An empty one counts: Envoy writes it for a certificate without URIs, whose other names may be made to look like it.
+    return _sole([value for key, value in last if key == "uri"], trust_domain)
 
 
 _PAIR: Final = re.compile(r'([A-Za-z]+)=("(?:[^"\\]|\\.)*"|[^",;]*)')

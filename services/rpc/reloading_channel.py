@@ -27,6 +27,11 @@ class ReloadingChannel(grpc.aio.Channel):
         self._retired: set[_Connection] = set()
         self._closed = False
 
+    @property
+    def retired(self) -> int:
+        """Connections by earlier certificates, on which calls are open."""
+        return len(self._retired)
+
     def connection(self) -> _Connection:
         """The one for a call that begins now."""
         material = self._current()

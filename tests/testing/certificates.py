@@ -27,9 +27,9 @@ class Authority:
         self.file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
     def issue(self, *names: str, lasts: timedelta = DAY, file: str = "server") -> tuple[Path, Path]:
-        """The files of a certificate for the names and addresses, and of its key."""
+        """The files of a certificate for the names, addresses and URIs, and of its key."""
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
         alternatives = x509.SubjectAlternativeName(_general(names))
         builder = _builder(subject, self._name, key.public_key(), lasts)
         certificate = builder.add_extension(alternatives, critical=False).sign(self._key, hashes.SHA256())
@@ -61,6 +61,9 @@ def _builder(
 def _general(names: Sequence[str]) -> list[x509.GeneralName]:
     general: list[x509.GeneralName] = []
     for name in names:
+        if "://" in name:
+            general.append(x509.UniformResourceIdentifier(name))
+            continue
         try:
             general.append(x509.IPAddress(ip_address(name)))
         except ValueError:
