@@ -63,6 +63,7 @@ class Bill:
         "_head",
         "_of_caller",
         "_pending",
+        "_place",
         "_principal",
         "_request",
         "_route",
@@ -90,7 +91,7 @@ class Bill:
         self._started = accounting.clock()
         self._first_byte: float | None = None
         self._route = ""
-        self._endpoint = ""
+        self._endpoint = self._place = ""
         self._streamed = False
         self._wanted: Wanted | None = None
         self._bound: Bound | None = None
@@ -102,21 +103,17 @@ class Bill:
         self._head: Head | None = None
         self._closed = False
 
-    def asks(self, model: str, wanted: Wanted, *, streamed: bool) -> None:
-        """What the call is for is known."""
-        self.model = model
-        self._wanted = wanted
-        self._streamed = streamed
-        if not self._request.cluster:
-            route = self._catalogue.routes_by_model.get(model)
-            self._route = route.name if route is not None else ""
-
     # Admission
 
-    def admit(self) -> bool:
+    def admit(self, wanted: Wanted) -> bool:
         """Admits it by its caller's limits and the route's. False: it must `ask`. Raises as `Limiter.admit` does, and
         FIELD_INVALID where a number that bounds it is none.
         """
+        self._wanted = wanted
+        self._streamed = wanted.stream
+        if not self._request.cluster:
+            route = self._catalogue.routes_by_model.get(self.model)
+            self._route = route.name if route is not None else ""
         claims = self._accounting.book.of_caller(self._catalogue, self._principal, self._route)
         if not claims.items:
             return True
@@ -127,7 +124,7 @@ class Bill:
         """Admits it by the limits of an endpoint, by name, and its cluster's, in place of another's. Raises as `admit`
         does.
         """
-        if endpoint == self._endpoint:
+        if endpoint == self._place:
             return True
         self.leave()
         claims = self._accounting.book.of_endpoint(catalogue, self._principal, endpoint)
@@ -135,12 +132,12 @@ class Bill:
             self._at_endpoint = self._reserve(claims)
             if self._at_endpoint is None:
                 return False
-        self._endpoint = endpoint
+        self._endpoint = self._place = endpoint
         return True
 
     def leave(self) -> None:
         """It has not been served where it was, or will not be, and owes nothing there."""
-        self._endpoint = ""
+        self._place = ""
         admission, self._at_endpoint = self._at_endpoint, None
         if admission is not None:
             admission.settle(0)
@@ -163,7 +160,8 @@ class Bill:
                 admission.settle(0)
                 return
             if endpoint:
-                self._at_endpoint, self._endpoint = admission, endpoint
+                self._at_endpoint = admission
+                self._endpoint = self._place = endpoint
             else:
                 self._of_caller = admission
         self._task = None
@@ -220,9 +218,13 @@ class Bill:
     # The answer
 
     def head(self, head: Head) -> Head:
-        """The answer begins; returns how it does for the caller, who is told of its limits."""
+        """The answer begins; returns how it does for the caller."""
         self._head = head
         self._first_byte = self._accounting.clock()
+        return self.told(head)
+
+    def told(self, head: Head) -> Head:
+        """A head that tells the caller of its limits, too."""
         if self._of_caller is None and self._at_endpoint is None:
             return head
         headers = (self._of_caller or self._at_endpoint).headers  # type: ignore[union-attr]

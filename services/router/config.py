@@ -8,6 +8,7 @@ import msgspec
 
 from services.core.deadlines import Bounds
 from services.core.errors import Reason, ServiceError
+from services.router.bounds import Reckoning
 from services.router.dispatch import DispatchSettings
 from services.router.limits.config import LimitsConfig
 from services.rpc.limits import MuxLimits
@@ -89,6 +90,11 @@ class RouterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 message = f"'router.tls_address' needs 'router.{setting}'."
                 raise ServiceError(Reason.ARGUMENT_INVALID, message, param=f"router.{setting}")
         return TlsListener(self.tls_address, home / self.tls_certificate_file, home / self.tls_key_file, "router")
+
+    def reckoning(self) -> Reckoning:
+        """How the tokens of calls are reckoned."""
+        limits = self.limits
+        return Reckoning(limits.answer_tokens, limits.prompt_overhead_tokens, limits.unseen_tokens)
 
     def mux_limits(self) -> MuxLimits:
         """What one facade may ask of the router."""

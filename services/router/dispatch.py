@@ -10,6 +10,7 @@ patience where a worker can be started. A streamed one hears meanwhile how thing
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from services.core.inference import Head, Headers, Receiver, Request
 from services.router import verdict
 from services.router.attempt import Attempt
 from services.router.audit import AuditLog, Record
+from services.router.bill import Bill
 from services.router.body import Wanted
 from services.router.cold import ColdEndpoints
 from services.router.credit import Credit
@@ -36,12 +38,13 @@ from services.router.heartbeat import (
     error_event,
     is_event_stream,
 )
+from services.router.outward import outward_body
 from services.router.patience import read_patience
 from services.router.permits import Permit
 from services.router.plan import Plan, Policy, plan
 from services.router.roster import Roster
-from services.router.splice import rename_model
 from services.router.targets import Launchable, Server, Sought, Target
+from services.router.trimmed import Trimmed
 
 log = logging.getLogger(__name__)
 
@@ -97,11 +100,13 @@ class DispatchedCall:
         credit: int,
         *,
         permit: Callable[[], Permit],
+        bill: Bill,
         caller: str = "",
         asked: Headers = (),
     ) -> None:
         """`caller` is the principal's name; `asked` are the caller's own headers, which say how long it waits.
-        `permit` tells before each attempt where the call may go at that time; it raises `ServiceError`.
+        `permit` tells before each attempt where the call may go at that time; it raises `ServiceError`. `bill` is the
+        call's, and closed by it.
         """
         self.request = request
         self.model = model
@@ -118,6 +123,10 @@ class DispatchedCall:
         self._asked = asked
         self._ask_permit = permit
         self._permit = Permit(frozenset())
+        self._bill = bill
+        self._over_limits: dict[str, ServiceError] = {}
+        self._adds_usage = False
+        self._trimmed: Trimmed | None = None
         self._attempt: Attempt | None = None
         self._status = 0
         self._record: Record | None = None
@@ -148,6 +157,8 @@ class DispatchedCall:
             self._watchdog.pause(False)
             if more:
                 self._attempt.call.grant(more)
+            if self._trimmed is not None and self._trimmed.owes:
+                self._trimmed.granted()
 
     def cancel(self) -> None:
         """See `Call.cancel`."""
@@ -155,6 +166,19 @@ class DispatchedCall:
             self._finish("cancelled")
 
     # Attempts
+
+    def begin(self, *, admitted: bool) -> None:
+        """Looks for a server, once its caller's limits admit it, if they have not yet."""
+        if not admitted:
+            self._bill.ask(self._admitted)
+        else:
+            self.next_attempt()
+
+    def _admitted(self, error: ServiceError | None) -> None:
+        if error is not None:
+            self.fail(error)
+        else:
+            self.next_attempt()
 
     def next_attempt(self) -> None:
         """Tries the best server that was not tried yet; waits for one if there is none, or gives up."""
@@ -176,9 +200,38 @@ class DispatchedCall:
         if self.attempts >= dispatcher.settings.max_attempts:
             self.fail(self._last_error or ServiceError(Reason.NO_WORKER))
         elif planned.candidates:
-            self._try(planned.candidates[0], alternatives=len(planned.candidates) > 1)
+            self._choose(planned)
         else:
             self._wait()
+
+    def _choose(self, planned: Plan) -> None:
+        """Tries the best of the candidates whose limits admit the call; the others are passed over like full ones."""
+        catalogue, refused = self._dispatcher.roster.catalogue, self._over_limits
+        for target in planned.candidates:
+            endpoint = target.server.endpoint
+            if endpoint in refused or catalogue is None:
+                continue
+            try:
+                admitted = self._bill.admit_at(catalogue, endpoint)
+            except ServiceError as error:
+                refused[endpoint] = error
+                continue
+            if admitted:
+                self._try(target, alternatives=len(planned.candidates) > 1)
+            else:
+                self._bill.ask(functools.partial(self._asked_at, endpoint), endpoint)
+            return
+        over = next((refused[target.server.endpoint] for target in planned.candidates), ServiceError(Reason.NO_WORKER))
+        if planned.awaited and self._last_error is None:
+            self._last_error = over
+            self._wait()
+        else:
+            self.fail(over)
+
+    def _asked_at(self, endpoint: str, error: ServiceError | None) -> None:
+        if error is not None:
+            self._over_limits[endpoint] = error
+        self.next_attempt()
 
     def _try(self, target: Target, *, alternatives: bool) -> None:
         self._stop_waiting()
@@ -204,11 +257,11 @@ class DispatchedCall:
             self._attempt.call = self._record.open(inference, request, self._attempt, credit)
 
     def _request_for(self, target: Target) -> Request:
-        request = self.request
-        renamed = target.served_model != (self._wanted.model or target.served_model)
+        request, wanted = self.request, self._wanted
+        body, self._adds_usage = outward_body(request, wanted, target, self._bill.edits)
         return msgspec.structs.replace(
             request,
-            body=rename_model(request.body, target.served_model) if renamed else request.body,
+            body=body,
             timeout=max(0.1, self._watchdog.remaining),
             first_byte_timeout=max(0.1, self._watchdog.first_byte_remaining),
             cluster="",
@@ -234,6 +287,7 @@ class DispatchedCall:
             self._give_up()
         else:
             self._tried.clear()
+            self._over_limits.clear()
             ends = min(until, now + self._permit.lasts)
             if self._waiting is None or ends != self._waiting_until:
                 self._stop_waiting()
@@ -335,7 +389,7 @@ class DispatchedCall:
         if len(said) > self._credit.room:
             return
         if not self._said:
-            self._receiver.head(EVENT_STREAM)
+            self._receiver.head(self._bill.told(EVENT_STREAM))
         if self._over:
             return  # The client has left at the sight of the head.
         self._said = said
@@ -347,6 +401,7 @@ class DispatchedCall:
     def attempt_failed(self, attempt: Attempt, error: ServiceError) -> None:
         """An attempt failed before its first byte."""
         self._attempt = None
+        self._bill.leave()
         self._credit.take_back()
         self._write_outcome(error.reason.name.lower())
         self._last_error = error
@@ -371,8 +426,12 @@ class DispatchedCall:
         self.first_byte_at = self._dispatcher.scheduler.time()
         self._status = head.status
         self._credit.begin()
+        told = self._bill.head(head)
+        if self._adds_usage and self._attempt is not None and is_event_stream(head):
+            self._trimmed = Trimmed(self, self._attempt.call)
+            self._attempt.hand_over(self._trimmed)
         if not self._said:
-            self._receiver.head(head)
+            self._receiver.head(told)
         elif not is_event_stream(head) and self._attempt is not None:
             self._attempt.hand_over(Misfit(self, head, self._credit.lent))
 
@@ -392,9 +451,19 @@ class DispatchedCall:
             self._finish("ok")
             self._receiver.end()
 
+    @property
+    def room(self) -> int:
+        """See `TrimmedOwner.room`."""
+        return 0 if self._over else self._credit.left
+
+    def touch(self) -> None:
+        """See `TrimmedOwner.touch`."""
+        self._watchdog.touch()
+
     def data(self, chunk: bytes) -> None:
         """Bytes pass through."""
         self._watchdog.touch()
+        self._bill.feed(chunk)
         credit = self._credit
         credit.left -= len(chunk)
         if credit.left <= credit.kept:
@@ -407,14 +476,14 @@ class DispatchedCall:
 
     def end(self) -> None:
         """The answer is whole."""
-        self._attempt = None
-        self._finish("ok")
-        self._receiver.end()
+        if not self._over:
+            self._finish("ok")
+            self._receiver.end()
 
     def fail(self, error: ServiceError) -> None:
         """The answer will not be whole."""
         if not self._over:
-            self._finish(error.reason.name.lower())
+            self._finish(error.reason.name.lower(), error.kind.http)
             self._receiver.fail(error)
 
     def _expire(self, error: ServiceError) -> None:
@@ -423,13 +492,17 @@ class DispatchedCall:
         else:
             self.fail(error)
 
-    def _finish(self, outcome: str) -> None:
+    def _finish(self, outcome: str, status: int = 0) -> None:
         self._over = True
         self._watchdog.close()
         self._stop_waiting()
         if self.turn:
             self._dispatcher.roster.waiting_calls.leave(self)
         attempt, self._attempt = self._attempt, None
+        if self._trimmed is not None:
+            self._bill.taken_out = self._trimmed.usage
+        told = self._status or (EVENT_STREAM.status if self._said else status)
+        self._bill.close(outcome, told, reached=attempt is not None)
         if attempt is not None:
             attempt.abandon()
         self._write_outcome(outcome)

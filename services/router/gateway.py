@@ -11,10 +11,12 @@ import msgspec
 
 from services.core.access import Ask
 from services.core.answers import ReadyAnswer
+from services.core.catalogue import Catalogue
 from services.core.errors import Reason, ServiceError
 from services.core.headers import TO_UPSTREAM, select
 from services.core.inference import Call, Head, Inference, Receiver, Request
 from services.core.principal import Principal
+from services.router.bill import Accounting, Bill
 from services.router.body import read_body
 from services.router.dispatch import DispatchedCall, Dispatcher
 from services.router.first import StatusRoutes
@@ -46,12 +48,14 @@ class Gateway:
         permits: Permits,
         dispatcher: Dispatcher,
         status: StatusRoutes,
+        accounting: Accounting,
         *,
         max_calls: int,
     ) -> None:
         self._principals = principals
         self._permits = permits
         self._status = status
+        self._accounting = accounting
         self._dispatcher = dispatcher
         self._max_calls = max_calls
         self._open: set[_GatewayCall] = set()
@@ -137,10 +141,12 @@ class Gateway:
             body = list_models(roster, permits, principal, request.operation)
             head = Head(200, (("content-type", "application/json"), ("content-length", str(len(body)))))
             return _tell_soon(ReadyAnswer((head, body), call, call.credit))
+        bill = call.bill = self._accounting.open(principal, request, roster.catalogue or Catalogue())
         wanted = read_body(request.body)
-        model = wanted.model or only_model(roster, permits, principal)
+        model = bill.model = wanted.model or only_model(roster, permits, principal)
         ask = Ask(request.operation, model, request.cluster, request.framework)
         permits.permit(principal, ask)
+        admitted = bill.admit(wanted)
         outward = msgspec.structs.replace(request, headers=select(request.headers, TO_UPSTREAM))
         dispatched = DispatchedCall(
             self._dispatcher,
@@ -150,10 +156,11 @@ class Gateway:
             call,
             call.credit,
             permit=functools.partial(permits.permit, principal, ask),
+            bill=bill,
             caller=principal.name,
             asked=request.headers,
         )
-        asyncio.get_running_loop().call_soon(dispatched.next_attempt)
+        asyncio.get_running_loop().call_soon(functools.partial(dispatched.begin, admitted=admitted))
         return dispatched
 
     def forget(self, call: _GatewayCall) -> None:
@@ -178,11 +185,12 @@ class _Known:
 class _GatewayCall:
     """A call in the router: at first without an identity, then with a `DispatchedCall` or a ready answer behind it."""
 
-    __slots__ = ("__weakref__", "_gateway", "_inner", "_receiver", "_task", "credit", "request")
+    __slots__ = ("__weakref__", "_gateway", "_inner", "_receiver", "_task", "bill", "credit", "request")
 
     def __init__(self, gateway: Gateway, request: Request, receiver: Receiver, credit: int) -> None:
         self.request = request
         self.credit = credit
+        self.bill: Bill | None = None
         self._gateway = gateway
         self._receiver: Receiver | None = receiver
         self._inner: Call | None = None
@@ -211,10 +219,15 @@ class _GatewayCall:
         try:
             self._inner = self._gateway.start(self, principal)
         except ServiceError as error:
-            asyncio.get_running_loop().call_soon(self.fail, error)
+            self._refused(error)
         except Exception:
             log.exception("an unexpected error ended a call")
-            asyncio.get_running_loop().call_soon(self.fail, ServiceError(Reason.INTERNAL))
+            self._refused(ServiceError(Reason.INTERNAL))
+
+    def _refused(self, error: ServiceError) -> None:
+        if self.bill is not None:
+            self.bill.close(error.reason.name.lower(), error.kind.http, reached=False)
+        asyncio.get_running_loop().call_soon(self.fail, error)
 
     def refuse(self, error: ServiceError) -> None:
         """Ends the call from this side."""

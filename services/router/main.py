@@ -22,6 +22,7 @@ from services.router import inference_servicer, session_servicer
 from services.router.audit import AuditLog
 from services.router.backends.http import HttpEndpoints
 from services.router.backends.session import Sessions
+from services.router.bill import Accounting
 from services.router.cold import ColdEndpoints
 from services.router.config import RouterConfig
 from services.router.dispatch import Dispatcher
@@ -29,6 +30,7 @@ from services.router.first import StatusRoutes
 from services.router.gateway import Gateway
 from services.router.inference_servicer import InferenceServicer
 from services.router.launcher import Launcher
+from services.router.limits.limiter import Limiter
 from services.router.metrics import OPEN_CALLS, SESSIONS, WAITING_CALLS, count_call
 from services.router.permits import Permits
 from services.router.policies import least_outstanding
@@ -39,6 +41,7 @@ from services.router.usage import Usage
 from services.rpc.authenticator import CachedAuthenticator
 from services.rpc.boundary import Boundary
 from services.rpc.catalogue import CatalogueWatcher
+from services.rpc.revocations import Revocation, RevocationWatcher, forgetting
 from services.rpc.server import GrpcServer
 from services.rpc.session_token import SessionTokenVerifier
 from services.runtime.process import Process
@@ -81,6 +84,13 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
     settings = config.dispatch()
     roster = Roster(settle=config.settle_s)
     sessions = Sessions(roster, agent=AGENT)
+    forget = forgetting(principals)
+
+    def revoked(revocation: Revocation) -> None:
+        forget(revocation)
+        sessions.revoke(revocation)
+
+    revocations = RevocationWatcher(auth, service_key, revoked)
     http_endpoints = HttpEndpoints(roster, settings.bounds)
     cold = ColdEndpoints()
     cold.changed = roster.state_changed
@@ -102,7 +112,9 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
     )
     permits = Permits(roster)
     status = StatusRoutes(roster, permits, cold, queues)
-    gateway = Gateway(principals, permits, dispatcher, status, max_calls=config.max_calls)
+    limiter = Limiter()
+    accounting = Accounting(limiter, usage.record, config.reckoning(), clamps=config.limits.on_excess == "clamp")
+    gateway = Gateway(principals, permits, dispatcher, status, accounting, max_calls=config.max_calls)
     WAITING_CALLS.set_function(lambda: roster.waiting)
     OPEN_CALLS.set_function(lambda: gateway.open_calls)
     SESSIONS.set_function(lambda: len(sessions))
@@ -139,7 +151,9 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
     )
     await server.start()
     usage.start()
+    limiter.start()
     registry.start()
+    revocations.start()
     launcher.start()
     http_watch = loop.create_task(http_endpoints.watch())
     becoming_ready = loop.create_task(_become_ready(server, registry))
@@ -153,12 +167,14 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
         await gateway.drain(process.grace)
         await gateway.close()
         await usage.finish()
+        await limiter.close()
         await inference.end()
         sessions.end()
         await server.stop(grace=1.0)
         http_watch.cancel()
         await asyncio.gather(becoming_ready, http_watch, return_exceptions=True)
         await registry.close()
+        await revocations.close()
         await launcher.close()
         await queues.close()
         await launcher_channel.close()

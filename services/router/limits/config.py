@@ -26,6 +26,10 @@ class LimitsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an answer is taken to use at most where the caller says nothing of it."""
     prompt_overhead_tokens: int = 256
     """What a model's chat template may add to a prompt, beyond the bytes of the request."""
+    unseen_tokens: int = 16384
+    """What is reckoned for each thing that a request points to without holding its text: an image or a sound, also one
+    in base64, a file, an earlier response.
+    """
     on_excess: Literal["refuse", "clamp"] = "refuse"
     """Whether a call that may use more than is left is refused, or its answer is cut to what is left."""
 
@@ -34,8 +38,9 @@ class LimitsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for name in ("routers", "answer_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"'{name}' must be at least 1")
-        if self.prompt_overhead_tokens < 0:
-            raise ValueError("'prompt_overhead_tokens' must not be negative")
+        for name in ("prompt_overhead_tokens", "unseen_tokens"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"'{name}' must not be negative")
         if not self.store_url:
             return
         url = urlsplit(self.store_url)

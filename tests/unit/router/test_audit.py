@@ -21,6 +21,7 @@ from services.router.dispatch import DispatchedCall, Dispatcher, DispatchSetting
 from services.router.policies import least_outstanding
 from services.router.roster import Roster
 from services.router.targets import Server
+from tests.testing.bills import Books
 from tests.testing.clock import Clock
 from tests.testing.permits import permitted
 from tests.testing.streams import Answer, Answerer, Served
@@ -117,7 +118,10 @@ class Bench:
         answer = Answer()
         body = read_body(REQUEST.body)
         permit = permitted(self.dispatcher.roster, REQUEST, "m", "users/alice")
-        call = DispatchedCall(self.dispatcher, REQUEST, body, "m", answer, 100, permit=permit, caller="users/alice")
+        bill = Books(self.dispatcher.scheduler.time).bill(self.dispatcher.roster, REQUEST, "m")
+        call = DispatchedCall(
+            self.dispatcher, REQUEST, body, "m", answer, 100, permit=permit, bill=bill, caller="users/alice"
+        )
         answer.opened = True
         call.next_attempt()
         return answer, call

@@ -21,6 +21,7 @@ from services.router.dispatch import DispatchedCall, Dispatcher, DispatchSetting
 from services.router.policies import least_outstanding
 from services.router.roster import Roster
 from services.router.targets import Server
+from tests.testing.bills import Books
 from tests.testing.clock import Clock
 from tests.testing.permits import permitted
 from tests.testing.streams import Answer, Answerer, Served
@@ -44,6 +45,10 @@ def endpoint(name: str = COLD, serves: str = "", calls_per_worker: int = 0) -> E
     return Endpoint(name, GlobusBackend(launch=launch), models=(ModelBinding("m"),))
 
 
+AS_IT_IS = "/v1/messages"
+"""An operation whose streams pass in the pieces in which they come."""
+
+
 class Bench:
     """A dispatcher before an endpoint that has no worker yet."""
 
@@ -55,6 +60,7 @@ class Bench:
         self.cold = ColdEndpoints()
         self.cold.changed = self.roster.state_changed
         self.outcomes: list[str] = []
+        self.books = Books(self.clock.time)
         self.dispatcher = Dispatcher(
             self.roster,
             least_outstanding,
@@ -85,8 +91,18 @@ class Bench:
         request = Request(operation, (), body, timeout=timeout)
         answer = Answer()
         permit = permitted(self.roster, request, "m", caller)
+        bill = self.books.bill(self.roster, request, "m", caller)
         call = DispatchedCall(
-            self.dispatcher, request, read_body(body), "m", answer, credit, permit=permit, caller=caller, asked=asked
+            self.dispatcher,
+            request,
+            read_body(body),
+            "m",
+            answer,
+            credit,
+            permit=permit,
+            bill=bill,
+            caller=caller,
+            asked=asked,
         )
         answer.opened = True
         call.next_attempt()
@@ -363,7 +379,7 @@ def test_a_call_that_is_given_up_after_heartbeats_fails():
 @pytest.mark.parametrize("credit", [40, 200, 1 << 14])
 def test_comments_and_answer_together_keep_within_the_credit(credit):
     bench = Bench()
-    answer, call = bench.call(stream=True, credit=credit)
+    answer, call = bench.call(stream=True, operation=AS_IT_IS, credit=credit)
     bench.cold.learn({COLD: QUEUED})
     bench.clock.advance(590)
     bench.attach()
@@ -394,7 +410,7 @@ def test_comments_and_answer_together_keep_within_the_credit(credit):
 def test_all_of_the_credit_reaches_the_server_without_heartbeats(credit):
     bench = Bench()
     bench.attach()
-    answer, call = bench.call(stream=True, credit=credit)
+    answer, call = bench.call(stream=True, operation=AS_IT_IS, credit=credit)
     bench.served.receiver.head(EVENTS)
     while bench.served.credit:
         bench.served.data(b"x" * min(10, bench.served.credit))
@@ -408,7 +424,7 @@ def test_all_of_the_credit_reaches_the_server_without_heartbeats(credit):
 def test_what_was_kept_of_the_credit_goes_with_the_next_grant():
     bench = Bench()
     bench.attach()
-    _, call = bench.call(stream=True, credit=1 << 14)
+    _, call = bench.call(stream=True, operation=AS_IT_IS, credit=1 << 14)
     bench.served.receiver.head(EVENTS)
     bench.served.data(b"0123456789")
     assert bench.served.credit < (1 << 14) - 10

@@ -12,12 +12,14 @@ from services.core.catalogue import Availability, Catalogue, Cluster, Deleted, E
 from services.core.deadlines import Bounds
 from services.core.errors import CATALOGUE, Reason, ServiceError
 from services.core.inference import Call, Head, Inference, Receiver, Request
+from services.core.principal import Principal
 from services.router.audit import AuditLog
 from services.router.body import read_body
 from services.router.dispatch import DispatchedCall, Dispatcher, DispatchSettings
 from services.router.policies import least_outstanding
 from services.router.roster import Roster
 from services.router.targets import Server
+from tests.testing.bills import Books
 from tests.testing.clock import Clock
 from tests.testing.permits import permitted
 from tests.testing.streams import Answer, Answerer, Served
@@ -36,6 +38,7 @@ class Bench:
         self.endpoint = Endpoint(ENDPOINT, SessionBackend())
         self.roster.set_catalogue(Catalogue.of([Cluster("clusters/one"), self.endpoint]))
         self.outcomes: list[str] = []
+        self.books = Books(self.clock.time)
         self.dispatcher = Dispatcher(
             self.roster,
             least_outstanding,
@@ -58,10 +61,19 @@ class Bench:
         self.roster.add(made)
         return made
 
-    def call(self, request: Request = REQUEST, credit: int = 100, model: str = "m") -> tuple[Answer, DispatchedCall]:
+    def call(
+        self,
+        request: Request = REQUEST,
+        credit: int = 100,
+        model: str = "m",
+        principal: Principal | str = "users/alice",
+    ) -> tuple[Answer, DispatchedCall]:
         answer = Answer()
         permit = permitted(self.roster, request, model)
-        call = DispatchedCall(self.dispatcher, request, read_body(request.body), model, answer, credit, permit=permit)
+        bill = self.books.bill(self.roster, request, model, principal)
+        call = DispatchedCall(
+            self.dispatcher, request, read_body(request.body), model, answer, credit, permit=permit, bill=bill
+        )
         answer.opened = True
         self.answers.append(answer)
         call.next_attempt()
@@ -261,7 +273,16 @@ def test_a_call_that_was_left_before_its_first_step_reaches_no_server():
     bench = Bench()
     answer = Answer()
     permit = permitted(bench.roster, REQUEST, "m")
-    call = DispatchedCall(bench.dispatcher, REQUEST, read_body(REQUEST.body), "m", answer, 100, permit=permit)
+    call = DispatchedCall(
+        bench.dispatcher,
+        REQUEST,
+        read_body(REQUEST.body),
+        "m",
+        answer,
+        100,
+        permit=permit,
+        bill=bench.books.bill(bench.roster, REQUEST, "m"),
+    )
     bench.answers.append(answer)
     leave(answer, call)
     call.next_attempt()
@@ -279,7 +300,16 @@ def test_leaving_at_the_sight_of_the_head(body):
     bench = Bench()
     answer = Fickle()
     permit = permitted(bench.roster, REQUEST, "m")
-    call = DispatchedCall(bench.dispatcher, REQUEST, read_body(REQUEST.body), "m", answer, 100, permit=permit)
+    call = DispatchedCall(
+        bench.dispatcher,
+        REQUEST,
+        read_body(REQUEST.body),
+        "m",
+        answer,
+        100,
+        permit=permit,
+        bill=bench.books.bill(bench.roster, REQUEST, "m"),
+    )
     answer.opened = True
     bench.answers.append(answer)
     call.next_attempt()

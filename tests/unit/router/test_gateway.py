@@ -27,6 +27,7 @@ from services.router.permits import Permits
 from services.router.policies import least_outstanding
 from services.router.roster import Roster
 from services.router.targets import Server
+from tests.testing.bills import Books
 from tests.testing.clock import Clock
 from tests.testing.streams import Answer, Answerer
 
@@ -94,9 +95,12 @@ class Setting:
             AuditLog(Path("/dev/null")),
         )
         self.queues = NoQueues()
+        self.books = Books(self.clock.time)
         self.permits = Permits(self.roster)
         self.status = StatusRoutes(self.roster, self.permits, self.dispatcher.cold, self.queues)
-        self.gateway = Gateway(self.principals, self.permits, self.dispatcher, self.status, max_calls=max_calls)
+        self.gateway = Gateway(
+            self.principals, self.permits, self.dispatcher, self.status, self.books.accounting, max_calls=max_calls
+        )
 
     def open(self, request: Request, credit: int = 1 << 20) -> tuple[Answer, Call]:
         answer = Answer()
@@ -301,7 +305,9 @@ async def test_the_router_takes_so_many_calls_and_no_more():
 async def test_without_a_catalogue_nothing_is_said_to_be_unknown():
     setting = Setting()
     dispatcher = dataclasses.replace(setting.dispatcher, roster=Roster(settle=0))
-    gateway = Gateway(setting.principals, setting.permits, dispatcher, setting.status, max_calls=1)
+    gateway = Gateway(
+        setting.principals, setting.permits, dispatcher, setting.status, setting.books.accounting, max_calls=1
+    )
     assert not await gateway.ready()
     with pytest.raises(ServiceError) as caught:
         await collect(gateway, request())
