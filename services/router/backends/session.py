@@ -11,10 +11,12 @@ import msgspec
 from weft.session.v1 import frame_pb2, session_pb2
 
 from services.core.errors import Reason, ServiceError
+from services.router.revoked import RevokedTokens, grounds
 from services.router.roster import Roster
 from services.router.targets import Server
 from services.rpc.limits import ProtocolViolationError
 from services.rpc.link import Link, MessageStream
+from services.rpc.revocations import Revocation, RevocationKind
 from services.rpc.session_token import SessionClaims
 
 _EXPIRY_CHECK: Final = 5.0
@@ -31,6 +33,7 @@ class Sessions:
         self._roster = roster
         self._agent = agent
         self._sessions: dict[tuple[str, str], Session] = {}
+        self._revoked = RevokedTokens()
 
     def __iter__(self) -> Iterator[Session]:
         return iter(sorted(self._sessions.values(), key=lambda session: session.key))
@@ -40,6 +43,9 @@ class Sessions:
 
     async def carry(self, claims: SessionClaims, peer: str, stream: MessageStream) -> None:
         """Carries one session to its end. Raises the `ServiceError` that the worker is to hear."""
+        # Here, with nothing awaited until it can be found: a revocation may have come since the token was verified.
+        if (refusal := self._revoked.refusal(claims)) is not None:
+            raise refusal
         key = (claims.endpoint, claims.instance)
         if (former := self._sessions.get(key)) is not None:
             # The worker dials again although we have not noticed that its last stream is dead.
@@ -58,6 +64,19 @@ class Sessions:
         if session is not None:
             session.expires_at = max(session.expires_at, claims.expires_at)
 
+    def revoke(self, revocation: Revocation) -> None:
+        """Ends the sessions of a key or a principal that is good no longer, and takes their tokens no more. The worker
+        of a revoked start finishes its open calls: launchers revoke what they stop in good order.
+        """
+        self._revoked.note(revocation)
+        for session in list(self._sessions.values()):
+            if revocation in grounds(session.claims):
+                refusal = self._revoked.refusal(session.claims)
+                if revocation.kind is RevocationKind.START:
+                    session.stop_serving("its start was revoked")
+                elif refusal is not None:
+                    session.refuse(refusal)
+
     def stop(self, endpoint: str, instance: str, why: str) -> None:
         """Asks a worker to finish its open calls and end; it is given no more of them, whatever it says. Raises
         RESOURCE_NOT_FOUND if it is not attached here.
@@ -66,8 +85,7 @@ class Sessions:
         if session is None:
             message = f"No worker '{instance}' of '{endpoint}' is attached to this router."
             raise ServiceError(Reason.RESOURCE_NOT_FOUND, message, param="instance")
-        session.link.mux.stop(why)
-        session.drain()
+        session.stop_serving(why)
 
     def drain(self, grace: float) -> None:
         """Tells the workers that this router takes no more calls."""
@@ -85,11 +103,13 @@ class Session:
 
     def __init__(self, roster: Roster, claims: SessionClaims, peer: str, *, agent: str) -> None:
         self.key = (claims.endpoint, claims.instance)
+        self.claims = claims
         self.expires_at = claims.expires_at
         self.last_report = frame_pb2.Report()
         self._roster = roster
         self._peer = peer
         self._connected_at = time.time()
+        self._refused: ServiceError | None = None
         self.link = Link(agent=agent, message=session_pb2.ConnectResponse, events=self)
         self._server = Server(claims.endpoint, claims.instance, self.link.mux, serves=claims.serves, start=claims.start)
 
@@ -102,7 +122,9 @@ class Session:
         finally:
             expiry.cancel()
             self._roster.remove(self._server)
-        if why.reason in (Reason.PROTOCOL_VIOLATION, Reason.CREDENTIAL_EXPIRED):
+        if self._refused is not None:
+            raise self._refused
+        if why.reason is Reason.PROTOCOL_VIOLATION:
             raise why
 
     def end(self, error: ServiceError) -> None:
@@ -110,11 +132,24 @@ class Session:
         self.link.mux.tell_why(error)
         self.link.mux.close(error)
 
+    def refuse(self, error: ServiceError) -> None:
+        """Ends it now, for what the worker shows is good no longer; those who call hear that it is gone, as they showed
+        nothing of the kind.
+        """
+        self._refused = error
+        self.link.mux.tell_why(error)
+        self.link.mux.close(ServiceError(Reason.WORKER_LOST))
+
+    def stop_serving(self, why: str) -> None:
+        """Asks the worker to finish its open calls and end; it is given no more of them, whatever it says."""
+        self.link.mux.stop(why)
+        self.drain()
+
     async def _watch_expiry(self) -> None:
         # Renewals move the moment while we wait for it.
         while (left := self.expires_at - time.time()) > 0:  # noqa: ASYNC110
             await asyncio.sleep(min(_EXPIRY_CHECK, left))
-        self.end(ServiceError(Reason.CREDENTIAL_EXPIRED, "The session token has expired and was not renewed."))
+        self.refuse(ServiceError(Reason.CREDENTIAL_EXPIRED, "The session token has expired and was not renewed."))
 
     # SessionEvents
 
