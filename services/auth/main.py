@@ -91,7 +91,9 @@ async def serve(config: AuthConfig, process: Process) -> None:
         usage = await stack.enter_async_context(keeping_usage(config.usage, config.database, process.home))
         server = GrpcServer(
             config.address,
-            Boundary({**ACCESS, **usage_servicer.ACCESS, **ext_authz.ACCESS}, judge, wire.peers(judge.authenticate_peer)),
+            Boundary(
+                {**ACCESS, **usage_servicer.ACCESS, **ext_authz.ACCESS}, judge, wire.peers(judge.authenticate_peer)
+            ),
             (SERVICE, usage_servicer.SERVICE, ext_authz.SERVICE),
             (
                 lambda grpc: auth_pb2_grpc.add_AuthServiceServicer_to_server(servicer, grpc),

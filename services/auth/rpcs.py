@@ -14,8 +14,10 @@ from services.auth.enrolments import EnrolmentStore
 from services.auth.issuer import Issuer
 from services.auth.judge import Judge
 from services.auth.revocation_hub import RevocationHub
+from services.auth.seen import SeenPrincipals
 from services.auth.signing_keys import SigningKeyStore
 from services.auth.store import KeyStore
+from services.core.access import MeshPolicy
 from services.core.errors import Reason, ServiceError
 from services.core.principal import is_principal
 
@@ -33,6 +35,8 @@ class Parts:
     revocations: RevocationHub
     judge: Judge
     issuer: Issuer
+    mesh: MeshPolicy
+    seen: SeenPrincipals
     clock: Callable[[], float] = time.time
 
 

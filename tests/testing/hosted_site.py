@@ -98,14 +98,18 @@ class HostedSite:
     ) -> web.StreamResponse:
         self.requests[request.path] += 1
         for prefix, event in list(self._holds.items()):
-            if request.path.startswith(prefix):
+            if _begins(request.path, prefix):
                 self._held.release()
                 await event.wait()
         for prefix, status in self.failures.items():
-            if request.path.startswith(prefix):
+            if _begins(request.path, prefix):
                 if not status:
                     assert request.transport is not None
                     request.transport.abort()
                     raise asyncio.CancelledError
                 return web.json_response({"errors": [{"status": str(status), "code": "OUTAGE"}]}, status=status)
         return await handler(request)
+
+
+def _begins(path: str, prefix: str) -> bool:
+    return path == prefix[:-1] if prefix.endswith("$") else path.startswith(prefix)
