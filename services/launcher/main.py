@@ -35,6 +35,7 @@ from services.launcher.tasks import TaskRunner
 from services.rpc.authenticator import CachedAuthenticator
 from services.rpc.boundary import Boundary
 from services.rpc.catalogue import CatalogueWatcher
+from services.rpc.revocations import RevocationWatcher, forgetting
 from services.rpc.server import GrpcServer
 from services.rpc.wire import RouterWay
 from services.runtime.database import open_database
@@ -89,6 +90,7 @@ async def serve(
     ):
         auth = auth_pb2_grpc.AuthServiceStub(auth_channel)
         principals = CachedAuthenticator(auth, service_key)
+        revocations = RevocationWatcher(auth, service_key, forgetting(principals))
         enrolment = Enrolment(auth, service_key)
         requests = Requests(catalogue, functions, enrolment, config)
         bridge = Bridge(
@@ -120,6 +122,7 @@ async def serve(
         )
         await server.start()
         registry.start()
+        revocations.start()
 
         async def work() -> None:
             await _open(store)
@@ -146,6 +149,7 @@ async def serve(
             await queues.close()
             await tasks.close()
             await registry.close()
+            await revocations.close()
             await principals.close()
             await store.close()
 

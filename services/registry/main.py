@@ -18,6 +18,7 @@ from services.registry.store import Store
 from services.registry.watch import Hub
 from services.rpc.authenticator import CachedAuthenticator
 from services.rpc.boundary import Boundary
+from services.rpc.revocations import RevocationWatcher, forgetting
 from services.rpc.server import GrpcServer
 from services.runtime.database import open_database
 from services.runtime.process import Process
@@ -38,7 +39,9 @@ async def serve(config: RegistryConfig, process: Process) -> None:
     wire = process.tls.wire("registry", process.home)
     service_key = wire.service_key(process.home / (config.service_key_file or "service.key"))
     async with wire.dial(config.auth_address, "auth") as auth:
-        authenticator = CachedAuthenticator(auth_pb2_grpc.AuthServiceStub(auth), service_key)
+        stub = auth_pb2_grpc.AuthServiceStub(auth)
+        authenticator = CachedAuthenticator(stub, service_key)
+        revocations = RevocationWatcher(stub, service_key, forgetting(authenticator))
         server = GrpcServer(
             config.address,
             Boundary(ACCESS, authenticator, wire.peers(authenticator.authenticate_peer)),
@@ -47,11 +50,13 @@ async def serve(config: RegistryConfig, process: Process) -> None:
             credentials=wire.credentials,
         )
         await server.start()
+        revocations.start()
         try:
             await _until_stopping(_work(config, process, store, hub, server), process.stopping)
         finally:
             hub.close()
             await server.stop(process.grace)
+            await revocations.close()
             await authenticator.close()
             await store.close()
 
