@@ -16,6 +16,8 @@ import grpc
 
 from services.core.errors import Reason, ServiceError
 from services.core.principal import Principal, Role
+from services.rpc.audit import Auditor
+from services.rpc.audited import Watch
 from services.rpc.channel import credential_of
 from services.rpc.peer_principals import PeerPrincipals
 from services.rpc.status import abort
@@ -68,10 +70,17 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc, unused-ignore]
     bearer token is known by its client certificate.
     """
 
-    def __init__(self, access: Access, authenticator: Authenticator, peers: PeerPrincipals | None = None) -> None:
+    def __init__(
+        self,
+        access: Access,
+        authenticator: Authenticator,
+        peers: PeerPrincipals | None = None,
+        audit: Auditor | None = None,
+    ) -> None:
         self._access = {**HEALTH_AND_REFLECTION, **access}
         self._authenticator = authenticator
         self._peers = peers
+        self._audit = audit
 
     async def intercept_service(
         self,
@@ -85,19 +94,22 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc, unused-ignore]
         method = handler_call_details.method
         credential = credential_of(handler_call_details.invocation_metadata)
 
-        async def admit(context: Any) -> None:
+        async def admit(context: Any, watch: Watch) -> None:
             allowed = self._access.get(method)
             if allowed is Open.TO_ALL:
                 return
-            principal = await self._identify(credential, context)
+            watch.principal = principal = await self._identify(credential, context)
             if allowed is None:
                 raise ServiceError(Reason.ACTION_FORBIDDEN, f"{method} is closed.")
             principal.require(*allowed, action=f"{method.rpartition('/')[2]}")
             _caller.set(principal)
 
+        def watch(context: Any) -> Watch:
+            return Watch(self._audit, method, context)
+
         if handler.response_streaming:
-            return _replace(handler, _streaming(_behaviour(handler), admit, method))
-        return _replace(handler, _unary(_behaviour(handler), admit, method))
+            return _replace(handler, _streaming(_behaviour(handler), admit, watch, method))
+        return _replace(handler, _unary(_behaviour(handler), admit, watch, method))
 
     async def _identify(self, credential: str | None, context: Any) -> Principal:
         if credential is None and self._peers is not None:
@@ -107,15 +119,18 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc, unused-ignore]
         return await self._authenticator.authenticate(credential)
 
 
-_Admit = Callable[[Any], Awaitable[None]]
+_Admit = Callable[[Any, Watch], Awaitable[None]]
+_MakeWatch = Callable[[Any], Watch]
 
 
-def _unary(behaviour: Any, admit: _Admit, method: str) -> Any:
+def _unary(behaviour: Any, admit: _Admit, make_watch: _MakeWatch, method: str) -> Any:
     async def serve(request: Any, context: Any) -> Any:
+        watch = make_watch(context)
         try:
-            await admit(context)
-            return await behaviour(request, context)
+            await admit(context, watch)
+            return await watch.over(behaviour, request, context)
         except ServiceError as error:
+            watch.failed(error)
             await abort(context, error)
         except grpc.aio.AbortError:
             raise
@@ -126,10 +141,12 @@ def _unary(behaviour: Any, admit: _Admit, method: str) -> Any:
     return serve
 
 
-def _streaming(behaviour: Any, admit: _Admit, method: str) -> Any:
+def _streaming(behaviour: Any, admit: _Admit, make_watch: _MakeWatch, method: str) -> Any:
     async def serve(request: Any, context: Any) -> AsyncIterator[Any]:
+        watch = make_watch(context)
         try:
-            await admit(context)
+            await admit(context, watch)
+            watch.admitted = True
             answer = behaviour(request, context)
             if hasattr(answer, "__aiter__"):
                 async for message in answer:
@@ -137,6 +154,7 @@ def _streaming(behaviour: Any, admit: _Admit, method: str) -> Any:
             else:  # a handler that reads and writes by its context
                 await answer
         except ServiceError as error:
+            watch.failed(error)
             await abort(context, error)
         except grpc.aio.AbortError:
             raise

@@ -1,0 +1,143 @@
+"""Acts and refusals as lines of an audit log; see `services/rpc/audit.py` for what they are."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from services.rpc.audit import Act, Refusal, Who
+from services.runtime.audit import FILE, AuditLog, refused, stamp
+from services.runtime.floods import Floods
+
+log = logging.getLogger(__name__)
+
+_REFUSAL: Final = "Acts are audited"
+
+
+class ActLine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`act` before it is done, `done` after, `noted` where one line tells both. Two of one act have the same `id`; one
+    without the second was under way when the process died.
+    """
+
+    time: str
+    event: str
+    id: str
+    principal: str
+    credential: str
+    subject: str
+    peer: str
+    method: str
+    resource: str
+    request_id: str
+    outcome: str = ""
+    result: str = ""
+
+
+class RefusalLine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A refusal, told at once; or with `count`, how many more of the same came within the minute that followed. Those
+    of which too many different ones came within a minute stand in one line without names.
+    """
+
+    time: str
+    event: str
+    principal: str = ""
+    credential: str = ""
+    subject: str = ""
+    peer: str = ""
+    method: str = ""
+    model: str = ""
+    reason: str = ""
+    request_id: str = ""
+    count: int = 0
+
+
+class LogAuditor:
+    """Writes to a log. `clock` gives seconds, for the summing up of floods."""
+
+    def __init__(self, log: AuditLog, clock: Callable[[], float] = time.monotonic) -> None:
+        self._log = log
+        self._clock = clock
+        self._floods: Floods[Refusal] = Floods()
+        self._counting = threading.Lock()  # The log's thread tells what the loop has counted.
+        log.on_idle(self._tell_due)
+
+    async def begin(self, act: Act) -> str:
+        """See `Auditor.begin`."""
+        identity = secrets.token_hex(8)
+        if problem := await self._log.commit(_line("act", identity, act)):
+            raise refused(_REFUSAL, problem)
+        return identity
+
+    async def end(self, act: Act, begun: str, outcome: str, result: str = "") -> None:
+        """See `Auditor.end`."""
+        await self._log.commit(_line("done", begun, act, outcome, result), keep=True)
+
+    def end_later(self, act: Act, begun: str, outcome: str) -> None:
+        """See `Auditor.end_later`."""
+        self._log.append(_line("done", begun, act, outcome))
+
+    def note(self, act: Act, outcome: str, result: str = "") -> None:
+        """See `Auditor.note`."""
+        self._log.append(_line("noted", secrets.token_hex(8), act, outcome, result))
+
+    def refuse(self, refusal: Refusal, request_id: str) -> None:
+        """See `Auditor.refuse`."""
+        with self._counting:
+            first = self._floods.note(refusal, self._clock())
+        if first:
+            self._log.append(_refusal(refusal, request_id=request_id))
+
+    async def close(self) -> None:
+        """Tells what was counted, and closes the log."""
+        self._tell_due(math.inf)
+        await asyncio.to_thread(self._log.close)
+
+    def _tell_due(self, now: float | None = None) -> None:
+        with self._counting:
+            told, others = self._floods.due(self._clock() if now is None else now)
+        for refusal, count in told:
+            self._log.append(_refusal(refusal, count=count))
+        if others:
+            self._log.append(RefusalLine(stamp(), "refused", count=others))
+
+
+def open_auditor(home: Path, service: str) -> LogAuditor:
+    """The audit log of a service. One that cannot be opened now is tried again at each act: until then, acts are
+    refused, and all else goes on.
+    """
+    audit_log = AuditLog(home / service / FILE, service=service)
+    try:
+        audit_log.start()
+    except OSError as error:
+        log.error("%s cannot be written: %s; acts are refused until it can", audit_log.file, error.strerror or error)
+    return LogAuditor(audit_log)
+
+
+def _line(event: str, identity: str, act: Act, outcome: str = "", result: str = "") -> ActLine:
+    return ActLine(stamp(), event, identity, *_who(act.who), act.method, act.resource, act.request_id, outcome, result)
+
+
+def _refusal(refusal: Refusal, *, request_id: str = "", count: int = 0) -> RefusalLine:
+    return RefusalLine(
+        stamp(),
+        "refused",
+        *_who(refusal.who),
+        refusal.method,
+        refusal.model,
+        refusal.reason,
+        request_id,
+        count,
+    )
+
+
+def _who(who: Who) -> tuple[str, str, str, str]:
+    return who.principal, who.credential, who.subject, who.peer
