@@ -61,7 +61,7 @@ class DenialRpcs(Rpcs):
         self, request: auth_pb2.WatchRevocationsRequest, context: Context
     ) -> AsyncIterator[auth_pb2.WatchRevocationsResponse]:
         """Each revocation as it happens, the watcher's own among them: with that the watch ends."""
-        own = {caller().name, caller().identity.subject}
+        own = {caller().name, caller().identity.subject} - {""}
         async for message in self._parts.revocations.watch(request.revision):
             yield message
             if not message.reset and any({one.key, one.principal} & own for one in message.revocations):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ ALGORITHM: Final = "EdDSA"
 _TIMEOUT: Final = 5.0
 _REFETCH: Final = 5.0
 """Seconds between two fetches because of an unknown key: tokens with invented ids must not become a flood for auth."""
+
+_REFRESH: Final = 300.0
+"""Seconds after which the keys are fetched anew: one that auth has removed must not verify for ever."""
 
 _RETRY: Final = 1.0
 """Seconds between two fetches when auth does not answer."""
@@ -86,17 +90,26 @@ class SessionTokenVerifier:
         self._clock = clock
         self._keys: dict[str, Ed25519PublicKey] = {}
         self._fetch_again_at = float("-inf")
+        self._refresh_at = float("-inf")
+        self._fetched_at = float("-inf")
         self._away = False
         self._fetching = asyncio.Lock()
 
     async def verify(self, token: str) -> SessionClaims:
         """The claims of a token. Raises CREDENTIAL_INVALID, CREDENTIAL_EXPIRED or AUTH_UNAVAILABLE."""
         try:
-            known = _key_id(token) in self._keys
+            key = _key_id(token)
         except jwt.PyJWTError as error:
             raise ServiceError(Reason.CREDENTIAL_INVALID, "This is not a session token; enrol first.") from error
-        if not known:
+        asked_at = self._clock()
+        if key not in self._keys:
             await self._fetch()
+            if key not in self._keys and self._fetched_at < asked_at:
+                # It may be younger than what we have. A worker that was enrolled ends for good if it is called invalid.
+                raise ServiceError(Reason.AUTH_UNAVAILABLE, retry_after=_REFETCH)
+        elif asked_at >= self._refresh_at:
+            with contextlib.suppress(ServiceError):  # Auth is away, and the keys that we have go on.
+                await self._fetch()
         return verify(token, self._keys)
 
     async def _fetch(self) -> None:
@@ -105,6 +118,7 @@ class SessionTokenVerifier:
                 if self._away:
                     raise ServiceError(Reason.AUTH_UNAVAILABLE, retry_after=_RETRY)
                 return
+            asked_at = self._clock()
             try:
                 answer = await self._auth.ListVerificationKeys(
                     auth_pb2.ListVerificationKeysRequest(), metadata=bearer(self._service_key()), timeout=_TIMEOUT
@@ -115,4 +129,5 @@ class SessionTokenVerifier:
                 # Whatever auth said, our own key refused included: it was not about the worker's token.
                 raise ServiceError(Reason.AUTH_UNAVAILABLE, retry_after=_RETRY) from error
             self._away, self._fetch_again_at = False, self._clock() + _REFETCH
+            self._fetched_at, self._refresh_at = asked_at, self._clock() + _REFRESH
             self._keys = {key.id: Ed25519PublicKey.from_public_bytes(key.public_key) for key in answer.keys}

@@ -136,6 +136,30 @@ async def test_a_new_signing_key_is_fetched_but_invented_ones_are_no_flood() -> 
     assert auth.asked == 2
 
 
+async def test_a_key_that_may_be_younger_than_what_is_known_is_not_called_invalid() -> None:
+    auth, clock, fresh = FakeAuth([SIGNING]), Clock(), new_signing_key()
+    verifier = make(auth, clock)
+    assert await reason(verifier, token(new_signing_key())) is Reason.CREDENTIAL_INVALID
+    auth.keys = [fresh, SIGNING]
+    clock.now += 1
+    assert await reason(verifier, token(fresh)) is Reason.AUTH_UNAVAILABLE, "auth was asked a moment ago, not since"
+    assert auth.asked == 1
+    clock.now += 4
+    await verifier.verify(token(fresh))
+
+
+async def test_a_key_that_auth_has_removed_verifies_no_more() -> None:
+    auth, clock, fresh = FakeAuth([SIGNING]), Clock(), new_signing_key()
+    verifier = make(auth, clock)
+    await verifier.verify(token())
+    auth.error = AWAY
+    clock.now += 300
+    await verifier.verify(token())
+    auth.error, auth.keys = None, [fresh]
+    clock.now += 1
+    assert await reason(verifier, token()) is Reason.CREDENTIAL_INVALID
+
+
 async def test_many_at_once_fetch_once() -> None:
     auth = FakeAuth([SIGNING])
     auth.gate.clear()
