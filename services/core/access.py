@@ -68,7 +68,8 @@ class Decision:
 @dataclass(frozen=True, slots=True)
 class MeshPolicy:
     """Who may use the mesh at all, who administers it, and how much everybody may use; see
-    `weft.auth.v1.GetPolicyResponse`.
+    `weft.auth.v1.GetPolicyResponse`. `provider_groups` are by identity provider, or by domain in small letters, as
+    FIRST has them: groups in one of which its users must be.
     """
 
     access: AccessPolicy = AccessPolicy()
@@ -90,11 +91,11 @@ def admit(mesh: MeshPolicy, principal: Principal, now: float) -> Verdict:
     verdict = judge(mesh.access, principal, now)
     if verdict.reason is Reason.MODEL_FORBIDDEN:
         return Verdict(verdict.why, Reason.IDENTITY_FORBIDDEN)
-    wanted = mesh.provider_groups.get(identity.identity_provider, ())
-    if verdict.reason is None and wanted and identity.groups.isdisjoint(wanted):
-        provider = identity.identity_provider_name or identity.identity_provider
-        why = f"users of {provider} must be in one of the groups {_listed(wanted)}"
-        return Verdict(why, Reason.IDENTITY_FORBIDDEN)
+    for provider in (identity.identity_provider, identity.domain.lower()):
+        wanted = mesh.provider_groups.get(provider)
+        if verdict.reason is None and wanted is not None and not _in_one(wanted, identity):
+            why = f"users of {provider} must be in one of the groups {_listed(wanted)}"
+            return Verdict(why, Reason.IDENTITY_FORBIDDEN)
     return verdict
 
 
@@ -311,7 +312,7 @@ def _stranger(policy: AccessPolicy, identity: Identity) -> str:
     """Why somebody whom the policy does not name is not among those whom it is for; empty if they are."""
     groups, domains = policy.allowed_globus_groups, policy.allowed_domains
     providers = policy.allowed_identity_providers
-    if groups and not any(group in identity.groups for group in groups if group):
+    if groups and not _in_one(groups, identity):
         return f"it is for members of {_listed(groups)}"
     if domains and not _in_domain(domains, identity.domain):
         own = f"'{identity.domain}'" if identity.domain else "no domain"
@@ -321,6 +322,10 @@ def _stranger(policy: AccessPolicy, identity: Identity) -> str:
     if policy.allowed_principals and not (groups or domains or providers):
         return f"it is for {_listed(policy.allowed_principals)} alone"
     return ""
+
+
+def _in_one(groups: Iterable[str], identity: Identity) -> bool:
+    return any(group in identity.groups for group in groups if group)
 
 
 def _in_domain(allowed: Iterable[str], domain: str) -> bool:
