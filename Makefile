@@ -8,7 +8,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help up demo test checks test-vllm test-globus bench bench-globus lint format types layers protos protos-check lock clean
+.PHONY: help up demo test checks test-vllm test-envoy test-globus bench bench-globus lint format types layers protos protos-check lock clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -27,6 +27,9 @@ checks: .venv/.installed
 
 test-vllm: .venv/.installed ## the tests against a real vLLM on the CPU; the first time builds it, outside the checkout
 	@python=$$($(BIN)/python tests/vllm/environment/build.py) && WEFT_VLLM_PYTHON=$$python $(BIN)/pytest tests/vllm $(ARGS)
+
+test-envoy: .venv/.installed ## the tests with the real Envoy in front; the first time fetches it, outside the checkout
+	@envoy=$$($(BIN)/python tests/envoy/environment/build.py) && WEFT_ENVOY=$$envoy $(BIN)/pytest tests/envoy $(ARGS)
 
 test-globus: .venv/.installed ## the tests with real Globus Compute endpoints, a real Slurm and a real vLLM; as root
 	@bash tests/globus/environment/install.sh

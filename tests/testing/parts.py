@@ -41,6 +41,10 @@ PARTS = {
         found=lambda: Path(os.environ.get("WEFT_ENDPOINT_PYTHON", "")).is_file(),
         remedy="make test-globus",
     ),
+    "envoy": Part(
+        found=lambda: Path(os.environ.get("WEFT_ENVOY", "")).is_file(),
+        remedy="make test-envoy",
+    ),
     "postgresql": Part(
         found=lambda: postgresql_programs() is not None,
         remedy="apt-get install postgresql",
