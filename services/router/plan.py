@@ -26,16 +26,21 @@ class Plan:
     left_out: tuple[tuple[Target, str], ...]
 
     @property
+    def unfit(self) -> tuple[Target, ...]:
+        """Those left out that the caller may use."""
+        return tuple(target for target, reason in self.left_out if reason != FORBIDDEN)
+
+    @property
+    def awaited(self) -> bool:
+        """Whether one of these may take the call at another time."""
+        return any(not target.closed for target in self.unfit)
+
+    @property
     def closed(self) -> str:
         """Why waiting is of no use, if so: every target that the caller may use is closed by its operators."""
         if self.candidates or self.awaited:
             return ""
-        return next((target.closed for target, reason in self.left_out if reason != FORBIDDEN), "")
-
-    @property
-    def awaited(self) -> bool:
-        """Whether there is a server that the caller may use, which cannot take the call at present."""
-        return any(not target.closed for target, reason in self.left_out if reason != FORBIDDEN)
+        return next((target.closed for target in self.unfit), "")
 
 
 def plan(

@@ -14,7 +14,7 @@ def closed(planned: Plan, launchable: Sequence[Launchable]) -> str:
     """Why waiting is of no use, if so: whatever could serve the call is closed by its operators."""
     if any(not one.closed for one in launchable) or planned.candidates:
         return ""
-    if not planned.left_out and launchable:
+    if not planned.unfit and launchable:
         return launchable[0].closed
     return planned.closed
 
