@@ -68,7 +68,7 @@ class Limiter:
     """Admits calls; see `admit`. Everything happens on the loop."""
 
     def __init__(self, source: Source | None = None, clock: Callable[[], float] | None = None) -> None:
-        self._source: Source = source or OwnSource()
+        self._source: Source = OwnSource() if source is None else source
         self._clock = clock or asyncio.get_running_loop().time
         self._accounts: dict[tuple[tuple[Claim, ...], str], Account] = {}
         self._by_id: dict[tuple[int, str], Account] = {}

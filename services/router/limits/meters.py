@@ -23,7 +23,11 @@ class Meter(Protocol):
     """Who holds on to it; it is forgotten when nobody does and it holds nothing."""
 
     def room(self, principal: str | None, limit: int, now: float) -> int:
-        """What may be taken at most."""
+        """What may be taken at most. Who asks is active from now on."""
+        ...
+
+    def look(self, principal: str | None, limit: int, now: float) -> int:
+        """The same, without asking for any."""
         ...
 
     def take(self, principal: str | None, amount: int, limit: int, now: float) -> int:
@@ -76,12 +80,20 @@ class WindowMeter:
 
     def room(self, principal: str | None, limit: int, now: float) -> int:
         """See `Meter.room`."""
+        if principal is not None:
+            self._asking(principal, self.window.turn(now))
+        return self.look(principal, limit, now)
+
+    def look(self, principal: str | None, limit: int, now: float) -> int:
+        """See `Meter.look`."""
         slot = self.window.turn(now)
         if principal is None:
             return max(limit - self.window.used, 0)
-        share = self._asking(principal, slot)
-        share.window.turn(now)
-        return fair_room(limit, self.window.used, share.window.used, self._others(share, now), len(self._shares))
+        if slot != self._pruned:
+            self._prune(slot)
+        share = self._shares.get(principal)
+        mine = share.window.used if share is not None and share.window.turn(now) >= 0 else 0
+        return fair_room(limit, self.window.used, mine, self._others(share, now), len(self._shares))
 
     def take(self, principal: str | None, amount: int, limit: int, now: float) -> int:
         """See `Meter.take`."""
@@ -133,7 +145,7 @@ class WindowMeter:
         share.asked = slot
         return share
 
-    def _others(self, mine: _Share, now: float) -> Iterator[int]:
+    def _others(self, mine: _Share | None, now: float) -> Iterator[int]:
         for share in self._shares.values():
             if share is not mine:
                 share.window.turn(now)
@@ -166,11 +178,16 @@ class CallMeter:
 
     def room(self, principal: str | None, limit: int, now: float) -> int:
         """See `Meter.room`."""
+        if principal is not None:
+            self._asked[principal] = now
+        return self.look(principal, limit, now)
+
+    def look(self, principal: str | None, limit: int, now: float) -> int:
+        """See `Meter.look`."""
         if principal is None:
             return max(limit - self._total, 0)
-        self._asked[principal] = now
         others = self._others(principal, now)
-        return fair_room(limit, self._total, self._open.get(principal, 0), others, len(others) + 1)
+        return fair_room(limit, self._total, self._open.get(principal, 0), others, len(self._asked))
 
     def take(self, principal: str | None, amount: int, limit: int, now: float) -> int:
         """See `Meter.take`."""

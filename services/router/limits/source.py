@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 from services.router.limits.claims import Claim
 from services.router.limits.counters import Account, Counter
 from services.router.limits.memory import Books
+from services.router.limits.metrics import STORE_UP
 from services.router.limits.refusals import Shortage
 
 
@@ -20,8 +21,10 @@ class Fetched(NamedTuple):
 class Source(Protocol):
     """Gives counters, and gets for them what is not at hand."""
 
-    final: bool
-    """Whether what is not at hand is nowhere."""
+    @property
+    def final(self) -> bool:
+        """Whether what is not at hand is nowhere."""
+        ...
 
     def __len__(self) -> int:
         """Rules that are counted."""
@@ -59,6 +62,7 @@ class OwnSource(Books):
 
     def start(self) -> None:
         """See `Source.start`."""
+        STORE_UP.set(1)
 
     async def close(self) -> None:
         """See `Source.close`."""
