@@ -36,6 +36,7 @@ from services.auth.uses import KeyUses
 from services.core.errors import Reason, ServiceError
 from services.rpc.boundary import Boundary
 from services.rpc.server import GrpcServer
+from services.runtime.auditor import open_auditor
 from services.runtime.database import open_database
 from services.runtime.process import Process
 
@@ -89,10 +90,14 @@ async def serve(config: AuthConfig, process: Process) -> None:
         servicer = AuthServicer(parts)
         envoy = ext_authz.ExtAuthzServicer(judge, process.tls.trust())
         usage = await stack.enter_async_context(keeping_usage(config.usage, config.database, process.home))
+        auditor = open_auditor(process.home, "auth")
         server = GrpcServer(
             config.address,
             Boundary(
-                {**ACCESS, **usage_servicer.ACCESS, **ext_authz.ACCESS}, judge, wire.peers(judge.authenticate_peer)
+                {**ACCESS, **usage_servicer.ACCESS, **ext_authz.ACCESS},
+                judge,
+                wire.peers(judge.authenticate_peer),
+                auditor,
             ),
             (SERVICE, usage_servicer.SERVICE, ext_authz.SERVICE),
             (
@@ -111,6 +116,7 @@ async def serve(config: AuthConfig, process: Process) -> None:
         finally:
             hub.close()
             await server.stop(process.grace)
+            await auditor.close()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

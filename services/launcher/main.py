@@ -38,6 +38,7 @@ from services.rpc.catalogue import CatalogueWatcher
 from services.rpc.revocations import RevocationWatcher, forgetting
 from services.rpc.server import GrpcServer
 from services.rpc.wire import RouterWay
+from services.runtime.auditor import open_auditor
 from services.runtime.database import open_database
 from services.runtime.process import Process
 
@@ -113,9 +114,10 @@ async def serve(
 
         keeper = Keeper(store, lambda: registry.current, routers, queues, board, config, carrier)
         servicer = LauncherServicer(store, board, queues, lambda: registry.current, keeper.wake)
+        auditor = open_auditor(process.home, "launcher")
         server = GrpcServer(
             config.address,
-            Boundary(ACCESS, principals, wire.peers(principals.authenticate_peer)),
+            Boundary(ACCESS, principals, wire.peers(principals.authenticate_peer), auditor),
             (SERVICE,),
             (lambda grpc: launcher_pb2_grpc.add_LauncherServiceServicer_to_server(servicer, grpc),),
             credentials=wire.credentials,
@@ -146,6 +148,7 @@ async def serve(
             await asyncio.gather(working, stopping, return_exceptions=True)
             await keeper.close()
             await asyncio.gather(server.stop(process.grace), bridge.close())  # both take as long as open calls do
+            await auditor.close()
             await queues.close()
             await tasks.close()
             await registry.close()

@@ -20,6 +20,7 @@ from services.rpc.authenticator import CachedAuthenticator
 from services.rpc.boundary import Boundary
 from services.rpc.revocations import RevocationWatcher, forgetting
 from services.rpc.server import GrpcServer
+from services.runtime.auditor import open_auditor
 from services.runtime.database import open_database
 from services.runtime.process import Process
 
@@ -42,9 +43,10 @@ async def serve(config: RegistryConfig, process: Process) -> None:
         stub = auth_pb2_grpc.AuthServiceStub(auth)
         authenticator = CachedAuthenticator(stub, service_key)
         revocations = RevocationWatcher(stub, service_key, forgetting(authenticator))
+        auditor = open_auditor(process.home, "registry")
         server = GrpcServer(
             config.address,
-            Boundary(ACCESS, authenticator, wire.peers(authenticator.authenticate_peer)),
+            Boundary(ACCESS, authenticator, wire.peers(authenticator.authenticate_peer), auditor),
             [SERVICE],
             [lambda grpc: registry_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryServicer(store, hub), grpc)],
             credentials=wire.credentials,
@@ -56,6 +58,7 @@ async def serve(config: RegistryConfig, process: Process) -> None:
         finally:
             hub.close()
             await server.stop(process.grace)
+            await auditor.close()
             await revocations.close()
             await authenticator.close()
             await store.close()

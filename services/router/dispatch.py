@@ -25,7 +25,7 @@ from services.core.errors import Reason, ServiceError
 from services.core.inference import Head, Headers, Receiver, Request
 from services.router import verdict
 from services.router.attempt import Attempt
-from services.router.audit import AuditLog, Record
+from services.router.audit import CallAudit, Record
 from services.router.bill import Bill
 from services.router.body import Wanted
 from services.router.cold import ColdEndpoints
@@ -80,7 +80,7 @@ class Dispatcher:
     settings: DispatchSettings
     scheduler: Scheduler
     finished: Callable[[DispatchedCall, str], None]
-    audit: AuditLog
+    audit: CallAudit
     cold: ColdEndpoints = field(default_factory=ColdEndpoints)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -39,6 +40,10 @@ class PrincipalCache(Protocol):
         """Raises CREDENTIAL_MISSING, CREDENTIAL_INVALID, CREDENTIAL_EXPIRED or AUTH_UNAVAILABLE."""
 
 
+Refused = Callable[[Principal | None, Request, str, ServiceError], None]
+"""Told of each call that is refused with 401 or 403, with whoever made it and the model, as far as they are known."""
+
+
 class Gateway:
     """Takes calls from facades and gRPC clients. Warm, a call leaves for its worker before `open` returns."""
 
@@ -51,7 +56,9 @@ class Gateway:
         accounting: Accounting,
         *,
         max_calls: int,
+        refused: Refused = lambda principal, request, model, error: None,
     ) -> None:
+        self.refused = refused
         self._principals = principals
         self._permits = permits
         self._status = status
@@ -185,12 +192,13 @@ class _Known:
 class _GatewayCall:
     """A call in the router: at first without an identity, then with a `DispatchedCall` or a ready answer behind it."""
 
-    __slots__ = ("__weakref__", "_gateway", "_inner", "_receiver", "_task", "bill", "credit", "request")
+    __slots__ = ("__weakref__", "_gateway", "_inner", "_receiver", "_task", "bill", "credit", "principal", "request")
 
     def __init__(self, gateway: Gateway, request: Request, receiver: Receiver, credit: int) -> None:
         self.request = request
         self.credit = credit
         self.bill: Bill | None = None
+        self.principal: Principal | None = None
         self._gateway = gateway
         self._receiver: Receiver | None = receiver
         self._inner: Call | None = None
@@ -216,6 +224,7 @@ class _GatewayCall:
 
     def begin(self, principal: Principal | None) -> None:
         """The caller is known, or need not be."""
+        self.principal = principal
         try:
             self._inner = self._gateway.start(self, principal)
         except ServiceError as error:
@@ -269,6 +278,8 @@ class _GatewayCall:
             receiver.end()
 
     def fail(self, error: ServiceError) -> None:
+        if error.kind.http in (401, 403):
+            self._gateway.refused(self.principal, self.request, self.bill.model if self.bill else "", error)
         receiver, self._receiver = self._receiver, None
         self._gateway.forget(self)
         if receiver is not None:

@@ -19,7 +19,7 @@ from weft.session.v1 import session_pb2_grpc
 
 from services.core.catalogue import Catalogue
 from services.router import inference_servicer, session_servicer
-from services.router.audit import AuditLog
+from services.router.audit import CallAudit
 from services.router.backends.http import HttpEndpoints
 from services.router.backends.session import Sessions
 from services.router.bill import Accounting
@@ -30,7 +30,7 @@ from services.router.first import StatusRoutes
 from services.router.gateway import Gateway
 from services.router.inference_servicer import InferenceServicer
 from services.router.launcher import Launcher
-from services.router.limits.limiter import Limiter
+from services.router.limits.making import make_limiter
 from services.router.metrics import OPEN_CALLS, SESSIONS, WAITING_CALLS, count_call
 from services.router.permits import Permits
 from services.router.policies import least_outstanding
@@ -44,6 +44,7 @@ from services.rpc.catalogue import CatalogueWatcher
 from services.rpc.revocations import Revocation, RevocationWatcher, forgetting
 from services.rpc.server import GrpcServer
 from services.rpc.session_token import SessionTokenVerifier
+from services.runtime.auditor import open_auditor
 from services.runtime.process import Process
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
         config.launcher_address, launcher_channel, service_key, roster, cold, name=_own_name(), wire=wire
     )
     queues = Queues(ask_launcher(launcher_channel, service_key))
-    audit = AuditLog(process.home / (config.audit_file or "router/audit.log"))
+    auditor = open_auditor(process.home, "router", config.audit_file)
     usage = Usage(config.usage, process.home, auth_channel, service_key)
     dispatcher = Dispatcher(
         roster,
@@ -107,14 +108,16 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
         settings,
         loop,
         lambda call, outcome: count_call(call, outcome, loop.time()),
-        audit,
+        CallAudit(auditor.log),
         cold,
     )
     permits = Permits(roster)
     status = StatusRoutes(roster, permits, cold, queues)
-    limiter = Limiter()
+    limiter = make_limiter(config.limits, process.home, _own_name())
     accounting = Accounting(limiter, usage.record, config.reckoning(), clamps=config.limits.on_excess == "clamp")
-    gateway = Gateway(principals, permits, dispatcher, status, accounting, max_calls=config.max_calls)
+    gateway = Gateway(
+        principals, permits, dispatcher, status, accounting, max_calls=config.max_calls, refused=auditor.refuse_call
+    )
     WAITING_CALLS.set_function(lambda: roster.waiting)
     OPEN_CALLS.set_function(lambda: gateway.open_calls)
     SESSIONS.set_function(lambda: len(sessions))
@@ -123,7 +126,7 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
     inference = InferenceServicer(gateway, roster, permits, config.mux_limits(), agent=AGENT, peers=peers)
     server = GrpcServer(
         config.address,
-        Boundary({**inference_servicer.ACCESS, **session_servicer.ACCESS}, principals, peers),
+        Boundary({**inference_servicer.ACCESS, **session_servicer.ACCESS}, principals, peers, auditor),
         (inference_servicer.SERVICE, session_servicer.SERVICE),
         (
             lambda server: inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server),
@@ -182,7 +185,7 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
         await usage.close(within=_LAST_USAGE)
         await principals.close()
         await auth_channel.close()
-        await asyncio.to_thread(audit.close)
+        await auditor.close()
 
 
 def _own_name() -> str:

@@ -60,9 +60,17 @@ class _Waiting(NamedTuple):
 
 
 class AuditLog:
-    """Append to it from any thread."""
+    """Append to it from any thread. `clock` gives seconds: how old a problem is."""
 
-    def __init__(self, file: Path, *, service: str = "", rotate_bytes: int = _ROTATE_BYTES) -> None:
+    def __init__(
+        self,
+        file: Path,
+        *,
+        service: str = "",
+        rotate_bytes: int = _ROTATE_BYTES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
         self._service = service or file.parent.name
         self._file = AuditFile(file, rotate_bytes=rotate_bytes, now=stamp)
         self._lines: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
@@ -82,7 +90,9 @@ class AuditLog:
     @property
     def problem(self) -> str:
         """Why nothing can be written, in words, as of the last second; else empty."""
-        return self._problem if time.monotonic() - self._problem_at < _AGAIN else ""
+        if self._full:
+            return self._too_slow
+        return self._problem if self._clock() - self._problem_at < _AGAIN else ""
 
     def on_idle(self, call: Callable[[], None]) -> None:
         """Has the writer call this every second or so, to append what has become due."""
@@ -101,10 +111,10 @@ class AuditLog:
         """Has a line written. With `keep`, it is written later where it cannot be now; without, whoever waits for it
         has been told, and goes no further. Never raises.
         """
-        if self._lines.qsize() + len(self._kept) >= _WAITING:
+        if self._full:
             self._dropped += written is None
             if written is not None:
-                written(f"{self.file.name} does not keep up; try again shortly")
+                written(self._too_slow)
             return
         try:
             self.start()
@@ -140,6 +150,14 @@ class AuditLog:
             self._put(self._mark("closed"))
             self._lines.put(None)
             writer.join()
+
+    @property
+    def _full(self) -> bool:
+        return self._lines.qsize() + len(self._kept) >= _WAITING
+
+    @property
+    def _too_slow(self) -> str:
+        return f"{self.file} does not keep up"
 
     def _mark(self, event: str) -> Mark:
         version = importlib.metadata.version("weft")
@@ -188,7 +206,7 @@ class AuditLog:
         said = f"{self.file} cannot be written: {error.strerror or error}"
         if said != self._problem:
             log.error("%s; what must stand there is refused until there is room", said)
-        self._problem, self._problem_at = said, time.monotonic()
+        self._problem, self._problem_at = said, self._clock()
 
 
 def stamp() -> str:

@@ -14,7 +14,10 @@ from typing import Final
 
 import msgspec
 
-from services.rpc.audit import Act, Refusal, Who
+from services.core.errors import ServiceError
+from services.core.inference import Request
+from services.core.principal import Principal
+from services.rpc.audit import Act, Refusal, Who, clipped, who
 from services.runtime.audit import FILE, AuditLog, refused, stamp
 from services.runtime.floods import Floods
 
@@ -64,7 +67,7 @@ class LogAuditor:
     """Writes to a log. `clock` gives seconds, for the summing up of floods."""
 
     def __init__(self, log: AuditLog, clock: Callable[[], float] = time.monotonic) -> None:
-        self._log = log
+        self.log = log
         self._clock = clock
         self._floods: Floods[Refusal] = Floods()
         self._counting = threading.Lock()  # The log's thread tells what the loop has counted.
@@ -73,48 +76,53 @@ class LogAuditor:
     async def begin(self, act: Act) -> str:
         """See `Auditor.begin`."""
         identity = secrets.token_hex(8)
-        if problem := await self._log.commit(_line("act", identity, act)):
+        if problem := await self.log.commit(_line("act", identity, act)):
             raise refused(_REFUSAL, problem)
         return identity
 
     async def end(self, act: Act, begun: str, outcome: str, result: str = "") -> None:
         """See `Auditor.end`."""
-        await self._log.commit(_line("done", begun, act, outcome, result), keep=True)
+        await self.log.commit(_line("done", begun, act, outcome, result), keep=True)
 
     def end_later(self, act: Act, begun: str, outcome: str) -> None:
         """See `Auditor.end_later`."""
-        self._log.append(_line("done", begun, act, outcome))
+        self.log.append(_line("done", begun, act, outcome))
 
     def note(self, act: Act, outcome: str, result: str = "") -> None:
         """See `Auditor.note`."""
-        self._log.append(_line("noted", secrets.token_hex(8), act, outcome, result))
+        self.log.append(_line("noted", secrets.token_hex(8), act, outcome, result))
 
     def refuse(self, refusal: Refusal, request_id: str) -> None:
         """See `Auditor.refuse`."""
         with self._counting:
             first = self._floods.note(refusal, self._clock())
         if first:
-            self._log.append(_refusal(refusal, request_id=request_id))
+            self.log.append(_refusal(refusal, request_id=request_id))
+
+    def refuse_call(self, principal: Principal | None, request: Request, model: str, error: ServiceError) -> None:
+        """A call to a model was refused."""
+        refusal = Refusal(who(principal, ""), clipped(request.operation), error.reason.name.lower(), clipped(model))
+        self.refuse(refusal, clipped(request.header("x-request-id") or ""))
 
     async def close(self) -> None:
         """Tells what was counted, and closes the log."""
         self._tell_due(math.inf)
-        await asyncio.to_thread(self._log.close)
+        await asyncio.to_thread(self.log.close)
 
     def _tell_due(self, now: float | None = None) -> None:
         with self._counting:
             told, others = self._floods.due(self._clock() if now is None else now)
         for refusal, count in told:
-            self._log.append(_refusal(refusal, count=count))
+            self.log.append(_refusal(refusal, count=count))
         if others:
-            self._log.append(RefusalLine(stamp(), "refused", count=others))
+            self.log.append(RefusalLine(stamp(), "refused", count=others))
 
 
-def open_auditor(home: Path, service: str) -> LogAuditor:
-    """The audit log of a service. One that cannot be opened now is tried again at each act: until then, acts are
-    refused, and all else goes on.
+def open_auditor(home: Path, service: str, file: str = "") -> LogAuditor:
+    """The audit log of a service, in a file in the home; empty means its own there. One that cannot be opened now is
+    tried again at each act: until then, acts are refused, and all else goes on.
     """
-    audit_log = AuditLog(home / service / FILE, service=service)
+    audit_log = AuditLog(home / (file or f"{service}/{FILE}"), service=service)
     try:
         audit_log.start()
     except OSError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import json
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,14 @@ from services.core.catalogue import Catalogue, Cluster, Endpoint, SessionBackend
 from services.core.deadlines import Bounds
 from services.core.errors import Reason, ServiceError
 from services.core.inference import Call, Receiver, Request
-from services.router import audit
-from services.router.audit import AuditLog, Record
+from services.router.audit import CallAudit, Record
 from services.router.body import read_body
 from services.router.dispatch import DispatchedCall, Dispatcher, DispatchSettings
 from services.router.policies import least_outstanding
 from services.router.roster import Roster
 from services.router.targets import Server
+from services.runtime import audit
+from services.runtime.audit import AuditLog
 from tests.testing.bills import Books
 from tests.testing.clock import Clock
 from tests.testing.permits import permitted
@@ -28,26 +28,30 @@ from tests.testing.streams import Answer, Answerer, Served
 
 ENDPOINT = "clusters/one/endpoints/vllm"
 REQUEST = Request("/v1/completions", (("x-request-id", "r1"),), b'{"model":"m","prompt":"a secret"}')
-NOW = datetime.datetime(2026, 11, 21, 10, 30, tzinfo=datetime.UTC)
+NOW = "2026-11-21T10:30:00.000+00:00"
 
 
 def begin(log: AuditLog) -> Record:
     server = Server(ENDPOINT, "i1", Answerer(), start="s1")
-    return log.begin(REQUEST, caller="users/alice", model="m", server=server)
+    return CallAudit(log, now=lambda: NOW).begin(REQUEST, caller="users/alice", model="m", server=server)
 
 
 def lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    """The lines that tell of calls, without their places in the chain."""
+    told = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line["seq"] for line in told] == list(range(1, len(told) + 1))
+    calls = [line for line in told if line["event"] in ("begin", "end")]
+    return [{name: value for name, value in line.items() if name not in ("seq", "prev")} for line in calls]
 
 
 async def test_two_lines_tell_of_a_call(tmp_path: Path) -> None:
     file = tmp_path / "router" / "audit.log"
-    log = AuditLog(file, now=lambda: NOW)
+    log = AuditLog(file)
     begin(log).end("ok", 200)
     log.close()
     first, last = lines(file)
     assert first == {
-        "time": "2026-11-21T10:30:00.000+00:00",
+        "time": NOW,
         "event": "begin",
         "attempt": first["attempt"],
         "request_id": "r1",
@@ -84,7 +88,7 @@ async def test_a_call_that_cannot_be_written_does_not_go(tmp_path: Path) -> None
 
 
 async def test_a_full_disk_refuses_the_calls_that_follow() -> None:
-    log = AuditLog(Path("/dev/full"))
+    log = AuditLog(Path("/dev/full"), clock=lambda: 0.0)
     begin(log)
     log.close()
     with pytest.raises(ServiceError, match="No space left"):
@@ -112,7 +116,9 @@ class Bench:
         for number, answerer in enumerate(self.answerers):
             roster.add(Server(ENDPOINT, f"i{number}", answerer, {"m": ""}, ready=True))
         settings = DispatchSettings(Bounds(10, 3, 60), max_attempts=3, wait_for_worker=0, max_waiting=2)
-        self.dispatcher = Dispatcher(roster, least_outstanding, settings, clock, lambda call, outcome: None, self.log)
+        self.dispatcher = Dispatcher(
+            roster, least_outstanding, settings, clock, lambda call, outcome: None, CallAudit(self.log)
+        )
 
     def call(self) -> tuple[Answer, DispatchedCall]:
         answer = Answer()
@@ -219,7 +225,7 @@ async def test_no_server_sees_a_call_whose_line_does_not_reach_the_disk() -> Non
     assert (answer.reason, str(answer.error)) == (
         Reason.OVERLOADED,
         "Calls to this endpoint are audited, and /dev/full cannot be written: No space left on device; "
-        "make room and restart the router.",
+        "make room there, it is tried anew each second.",
     )
     assert [answerer.calls for answerer in bench.answerers] == [[], []]
     bench.log.close()

@@ -13,12 +13,13 @@ from services.core.deadlines import Bounds
 from services.core.errors import CATALOGUE, Reason, ServiceError
 from services.core.inference import Call, Head, Inference, Receiver, Request
 from services.core.principal import Principal
-from services.router.audit import AuditLog
+from services.router.audit import CallAudit
 from services.router.body import read_body
 from services.router.dispatch import DispatchedCall, Dispatcher, DispatchSettings
 from services.router.policies import least_outstanding
 from services.router.roster import Roster
 from services.router.targets import Server
+from services.runtime.audit import AuditLog
 from tests.testing.bills import Books
 from tests.testing.clock import Clock
 from tests.testing.permits import permitted
@@ -45,7 +46,7 @@ class Bench:
             settings,
             self.clock,
             lambda call, outcome: self.outcomes.append(outcome),
-            AuditLog(Path("/dev/null")),
+            CallAudit(AuditLog(Path("/dev/null"))),
         )
         self.servers: list[Server] = []
         self.answerers: list[Answerer] = []

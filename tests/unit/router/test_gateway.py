@@ -19,7 +19,7 @@ from services.core.errors import Reason, ServiceError
 from services.core.globus import GlobusFunction
 from services.core.inference import Call, Request
 from services.core.principal import Permissions, Principal
-from services.router.audit import AuditLog
+from services.router.audit import CallAudit
 from services.router.dispatch import Dispatcher, DispatchSettings
 from services.router.first import StatusRoutes
 from services.router.gateway import Gateway
@@ -27,6 +27,7 @@ from services.router.permits import Permits
 from services.router.policies import least_outstanding
 from services.router.roster import Roster
 from services.router.targets import Server
+from services.runtime.audit import AuditLog
 from tests.testing.bills import Books
 from tests.testing.clock import Clock
 from tests.testing.streams import Answer, Answerer
@@ -92,7 +93,7 @@ class Setting:
             settings,
             self.clock,
             lambda call, outcome: None,
-            AuditLog(Path("/dev/null")),
+            CallAudit(AuditLog(Path("/dev/null"))),
         )
         self.queues = NoQueues()
         self.books = Books(self.clock.time)
