@@ -102,7 +102,8 @@ def mesh_policy(policy: PolicyConfig, quotas: tuple[QuotaConfig, ...]) -> MeshPo
             max_session_age=policy.max_session_age_s,
             require_mfa=policy.require_mfa,
         ),
-        policy.provider_groups,
+        # Domains in small letters, as they are looked for; an issuer's URL stays as it is.
+        {name if "/" in name else name.lower(): groups for name, groups in policy.provider_groups.items()},
         policy.service_accounts,
         policy.administrators,
         tuple(

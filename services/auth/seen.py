@@ -20,7 +20,6 @@ from services.runtime.database import explained
 log = logging.getLogger(__name__)
 
 _EVERY: Final = 5.0
-_MOST: Final = 10_000
 _BATCH: Final = 500
 
 
@@ -29,13 +28,14 @@ class SeenPrincipals:
     five seconds, and `write` what is left at the end. What a crash loses is noted anew with the next call.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, *, capacity: int = 10_000) -> None:
         self._engine = engine
+        self._capacity = capacity
         self._noted: dict[str, tuple[Principal, float]] = {}
 
     def note(self, principal: Principal, now: float) -> None:
         """Whom a credential proved."""
-        if len(self._noted) < _MOST or principal.name in self._noted:
+        if len(self._noted) < self._capacity or principal.name in self._noted:
             self._noted[principal.name] = (principal, now)
 
     async def find(self, name: str) -> tuple[Principal, float] | None:

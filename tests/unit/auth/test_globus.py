@@ -241,6 +241,7 @@ async def test_domains_providers_and_groups(globus: GlobusAuth, weft: App, opene
         {"allowed_groups": [group, "another"]},
         {**nobody, "allowed_principals": ["users/alice@anl.gov"]},
         {**nobody, "allowed_principals": ["*"], "provider_groups": {bob.identities[0].provider: [group]}},
+        {**nobody, "allowed_principals": ["*"], "provider_groups": {"EvilANL.gov": [group]}},
     ):
         async with opened(policy=policy) as judge:
             assert (await judge.look_up(a)).principal.name == "users/alice@anl.gov"
