@@ -11,7 +11,7 @@ import re
 from typing import Any, Final
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from services.core.errors import Reason, ServiceError
 from services.router.splice import encoding_of, members
@@ -30,9 +30,12 @@ READ_KEYS: Final = (
 """The keys that decide where a call goes and what it may cost; each may stand in a body once."""
 
 
+NONE: Final = msgspec.Raw()
+
+
 class Fields(msgspec.Struct, gc=False):
     """What the body holds under the keys that are read, of whatever type; UNSET where it has no such key. What may be
-    long is left as it stands.
+    long is left as it stands: NONE where it is not there.
     """
 
     model: Any = UNSET
@@ -43,10 +46,10 @@ class Fields(msgspec.Struct, gc=False):
     max_output_tokens: Any = UNSET
     n: Any = UNSET
     best_of: Any = UNSET
-    prompt: msgspec.Raw | UnsetType = UNSET
-    prompt_embeds: msgspec.Raw | UnsetType = UNSET
-    messages: msgspec.Raw | UnsetType = UNSET
-    input: msgspec.Raw | UnsetType = UNSET
+    prompt: msgspec.Raw = NONE
+    prompt_embeds: msgspec.Raw = NONE
+    messages: msgspec.Raw = NONE
+    input: msgspec.Raw = NONE
     previous_response_id: Any = UNSET
     conversation: Any = UNSET
 
@@ -86,7 +89,11 @@ def _may_repeat(body: bytes, fields: Fields) -> bool:
     to look for each costs as much as all the decoding.
     """
     count = body.count
-    return any(getattr(fields, key) is not UNSET and count(quoted) > 1 for key, quoted in _QUOTED.items())
+    for key, quoted in _QUOTED.items():
+        value = getattr(fields, key)
+        if value is not UNSET and value is not NONE and count(quoted) > 1:
+            return True
+    return False
 
 
 def _wanted(fields: Fields, *, plain: bool) -> Wanted:

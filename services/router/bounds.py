@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET
 
 from services.core.errors import Reason, ServiceError
-from services.router.body import Fields, Wanted
+from services.router.body import NONE, Fields, Wanted
 from services.router.splice import Edit
 
 
@@ -107,8 +107,8 @@ _BARE: Final = frozenset({"image", "input_audio"})
 
 
 class _Message(msgspec.Struct, gc=False):
-    content: msgspec.Raw | None = None
-    output: msgspec.Raw | None = None
+    content: msgspec.Raw = NONE
+    output: msgspec.Raw = NONE
 
 
 _messages = msgspec.json.Decoder(list[_Message])
@@ -181,13 +181,11 @@ def _prompts(operation: str, fields: Fields) -> int:
     return 1
 
 
-def _entries(raw: Any) -> int:
+def _entries(raw: msgspec.Raw) -> int:
     """How many texts or lists a value is; a list of numbers is one."""
-    if raw is UNSET or raw is None:
-        return 0
     text = bytes(raw)
     if not text.startswith(b"["):
-        return 0 if text == b"null" else 1
+        return 0 if text in (b"", b"null") else 1
     # A number may stand in a list of lists as little as a list in one of numbers: the first tells.
     if text[1:].lstrip()[:1] not in (b'"', b"[", b"{"):
         return 1
@@ -201,12 +199,15 @@ def _pointers(fields: Fields) -> tuple[int, int]:
     )
     size = 0
     for raw in (fields.messages, fields.input):
-        if raw is UNSET or bytes(memoryview(raw)[:1]) != b"[":
-            continue
-        for part in _parts(raw):
-            count += 1
-            size += _held(part)
+        if _is_list(raw):
+            parts = list(_parts(raw))
+            count += len(parts)
+            size += sum(map(_held, parts))
     return count, size
+
+
+def _is_list(raw: msgspec.Raw) -> bool:
+    return bytes(memoryview(raw)[:1]) == b"["
 
 
 def _parts(raw: msgspec.Raw) -> Iterator[dict[str, Any]]:
@@ -216,7 +217,7 @@ def _parts(raw: msgspec.Raw) -> Iterator[dict[str, Any]]:
             content
             for message in _messages.decode(raw)
             for content in (message.content, message.output)
-            if content is not None and bytes(memoryview(content)[:1]) == b"["
+            if _is_list(content)
         ]
         values = [msgspec.json.decode(content) for content in lists]
     except msgspec.ValidationError:  # a batch of chats, or what vLLM refuses

@@ -32,7 +32,7 @@ _MOST_HELD: Final = 64 * 1024
 class _Event(msgspec.Struct, gc=False):
     choices: Any = None
     usage: Any = None
-    system_fingerprint: msgspec.Raw | None = None
+    system_fingerprint: msgspec.Raw = msgspec.Raw()
 
 
 _event = msgspec.json.Decoder(_Event)
@@ -67,7 +67,7 @@ class Unasked:
 
     def end(self) -> bytes:
         """What is left when the stream has ended, or has broken off."""
-        rest = b"".join((*self._release(None), self._partial))
+        rest = b"".join((*self._release(b""), self._partial))
         self._partial = b""
         return rest
 
@@ -98,21 +98,21 @@ class Unasked:
         if self._forced:
             return (event,)
         if event.startswith(_DONE):
-            return (*self._release(None), event)
+            return (*self._release(b""), event)
         if _NO_CHOICES in event and (found := _added(event)) is not None:
             self.usage = read_usage(found.usage)
-            return tuple(self._release(found.system_fingerprint))
+            return tuple(self._release(bytes(found.system_fingerprint)))
         if _FINISHED in event and event.endswith(_CLOSE) and self._held_size + len(event) <= _MOST_HELD:
             self._held.append(event)
             self._held_size += len(event)
             return ()
         return (event,)
 
-    def _release(self, fingerprint: msgspec.Raw | None) -> list[bytes]:
+    def _release(self, fingerprint: bytes) -> list[bytes]:
         held, self._held, self._held_size = self._held, [], 0
-        if fingerprint is None:
+        if not fingerprint or fingerprint == b"null":
             return held
-        stamp = b',"system_fingerprint":' + bytes(fingerprint) + _CLOSE
+        stamp = b',"system_fingerprint":' + fingerprint + _CLOSE
         return [event[: -len(_CLOSE)] + stamp for event in held]
 
 
