@@ -26,8 +26,12 @@ from weft.inference.v1 import inference_pb2, inference_pb2_grpc
 from weft.registry.v1 import registry_pb2_grpc
 from weft.session.v1 import session_pb2, session_pb2_grpc
 
+from services.cli.certs import DIRECTORY, ensure
 from services.cli.parts import KEYS, Vllm, service_part, simulated_vllm, to_environ, worker_part
-from services.rpc.channel import bearer, dial
+from services.cli.settings import load
+from services.rpc.channel import bearer
+from services.rpc.wire import Wire
+from services.runtime.tls import TlsConfig
 from tests.testing.processes import SOON, HeldPort, Part
 
 if TYPE_CHECKING:
@@ -46,7 +50,7 @@ Settings = Mapping[str, Any]
 class MeshOptions:
     """What mesh a test wants. `auth`, `registry`, `router`, `facade` and `launcher` are settings of their sections in
     weft.yaml; `sim` and `worker` are command-line flags; `services` are those to start, the launcher only where it is
-    named; `grace` is in seconds.
+    named; `grace` is in seconds. With `mtls`, its parts know each other by certificates.
     """
 
     workers: int = 1
@@ -60,6 +64,7 @@ class MeshOptions:
     worker: Sequence[str] = ()
     endpoints: Sequence[str] = (ENDPOINT,)
     grace: float = 10.0
+    mtls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,7 @@ class Mesh:
         self.options = options
         self.workers: list[Part] = []
         self._ports = {service: HeldPort() for service in PORTS}
+        self.tls = TlsConfig(directory=DIRECTORY) if options.mtls else TlsConfig()
         environ = to_environ(self._settings())
         self._services = {
             service: Part(service_part(service, home, environ, grace=options.grace)) for service in options.services
@@ -141,6 +147,8 @@ class Mesh:
 
     async def start(self) -> None:
         """Starts all parts, and returns when the router knows the workers' models."""
+        if self.options.mtls:
+            ensure(load(self.environ), self.home / DIRECTORY)
         if "auth" in self._services:
             await self.auth.start()  # it makes the keys that the others read
         others = [part for name, part in self._services.items() if name != "auth"]
@@ -170,6 +178,7 @@ class Mesh:
             endpoint=endpoint or self.options.endpoints[0],
             grace=self.options.grace,
             flags=(*self.options.worker, *flags),
+            tls=self.tls,
         )
         self.workers.append(Part(spec))
         self.workers[-1].launch()
@@ -198,13 +207,14 @@ class Mesh:
         return AsyncOpenAI(base_url=f"{self.url}/v1", api_key=key or self.key, **{"max_retries": 0, **settings})
 
     @asynccontextmanager
-    async def stubs(self, key: str | None = None) -> AsyncIterator[Stubs]:
-        """Stubs for the body of the `async with`."""
-        call = {"metadata": bearer(key or self.key), "timeout": SOON}
+    async def stubs(self, key: str | None = None, wire: Wire | None = None) -> AsyncIterator[Stubs]:
+        """Stubs for the body of the `async with`; an empty key is none. `wire` is the administrator's unless given."""
+        call = {"metadata": bearer(self.key if key is None else key), "timeout": SOON}
+        wire = wire or self.tls.wire("admin", self.home)
         async with (
-            dial(self.address("auth")) as auth,
-            dial(self.address("registry")) as registry,
-            dial(self.address("router")) as router,
+            wire.dial(self.address("auth"), "auth") as auth,
+            wire.dial(self.address("registry"), "registry") as registry,
+            wire.dial(self.address("router"), "router") as router,
         ):
             yield Stubs(
                 auth_pb2_grpc.AuthServiceStub(auth),
@@ -275,6 +285,7 @@ class Mesh:
         seed = {"endpoints": [{"name": endpoint} for endpoint in options.endpoints]}
         return {
             "metrics": {"port": 0},
+            "tls": {"directory": self.tls.directory},
             "auth": {"address": auth, "bootstrap_keys": KEYS, **options.auth},
             "registry": {"address": registry, "auth_address": auth, "seed": seed, **options.registry},
             "router": {
