@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from pathlib import Path
 from typing import Final
 
@@ -61,7 +62,7 @@ async def serve(config: AuthConfig, process: Process) -> None:
     try:
         if not await _reach(store, process.stopping):
             return
-        await revocations.start()
+        await revocations.start(time.time())
         await ensure_keys(config.bootstrap_keys, store, process.home)
         await housekeeper.rotate()
         mesh = mesh_policy(config.policy, config.quotas)

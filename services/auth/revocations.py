@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Final, NamedTuple
 
 import sqlalchemy as sa
@@ -55,12 +54,12 @@ class RevocationStore:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def start(self) -> None:
+    async def start(self, now: float) -> None:
         """Begins the list, if it is empty."""
         with explained(Reason.AUTH_UNAVAILABLE, AWAY):
             async with self._engine.begin() as connection:
                 if (await connection.execute(sa.select(sa.func.max(revocations.c.revision)))).scalar() is None:
-                    await _append(connection, _BEGINNING, "", time.time())
+                    await _append(connection, _BEGINNING, "", now)
 
     async def newest(self) -> int:
         """The last revocation's number."""

@@ -1,23 +1,25 @@
-"""`weft keys`: create, list, show and revoke API keys."""
+"""`weft keys`: create, list, show, rotate and revoke API keys."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-from typing import Annotated, Any
+import time
+from typing import Annotated, Final
 
 import typer
 from google.protobuf.json_format import MessageToDict
 from rich.console import Console
 from rich.table import Table
-from weft.auth.v1 import auth_pb2, auth_pb2_grpc
+from weft.auth.v1 import auth_pb2
 
-from services.cli.connection import connect
-from services.cli.settings import load
+from services.cli.auth_calls import call, list_all
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
+_SOON: Final = 14 * 86400
+"""Seconds before a key's end from which on 'weft keys list' warns of it."""
+_COLUMNS: Final = ("Name", "Principal", "Begins with", "Roles", "Models", "State", "Last used", "For")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Name = Annotated[str, typer.Argument(help="The key's name: keys/… as 'weft keys list' shows it.")]
@@ -26,7 +28,7 @@ _Patterns = list[str] | None
 
 @app.callback()
 def keys() -> None:
-    """Create, list, show and revoke API keys; needs a key with the role admin."""
+    """Create, list, show, rotate and revoke API keys; needs a key with the role admin."""
 
 
 def parse_lifetime(text: str) -> int:
@@ -52,26 +54,63 @@ def create(
     role: Annotated[_Patterns, typer.Option(help="user, admin, worker or service; may be repeated.")] = None,
     allow_model: Annotated[_Patterns, typer.Option(help="A model, or a pattern with *; every model if none.")] = None,
     deny_model: Annotated[_Patterns, typer.Option(help="A model, or a pattern with *.")] = None,
+    allow_operation: Annotated[
+        _Patterns, typer.Option(help="An operation, such as chat/completions, or a pattern with *; every one if none.")
+    ] = None,
     allow_endpoint: Annotated[_Patterns, typer.Option(help="An endpoint that a worker may serve.")] = None,
+    group: Annotated[_Patterns, typer.Option(help="A group that its principal counts as being in.")] = None,
     expires_in: Annotated[str | None, typer.Option(help="How long it is good: 30d, 12h, 90m, 45s.")] = None,
     as_json: _Json = False,
 ) -> None:
     """Create a key, and print it: it is shown this once."""
     request = auth_pb2.CreateKeyRequest(
-        principal=principal, display_name=name, roles=[parse_role(text) for text in role or ()]
+        principal=principal, display_name=name, roles=[parse_role(text) for text in role or ()], groups=group
     )
-    if allow_model or deny_model or allow_endpoint:
-        allowed = allow_model or (["*"] if deny_model else [])
-        permissions = auth_pb2.Permissions(allow_models=allowed, deny_models=deny_model, allow_endpoints=allow_endpoint)
+    if allow_model or deny_model or allow_operation or allow_endpoint:
+        permissions = auth_pb2.Permissions(
+            allow_models=allow_model or (["*"] if deny_model or allow_operation else []),
+            deny_models=deny_model,
+            allow_endpoints=allow_endpoint,
+            allow_operations=allow_operation,
+        )
         request.permissions.CopyFrom(permissions)
     if expires_in is not None:
         request.lifetime.FromSeconds(parse_lifetime(expires_in))
-    answer = asyncio.run(_call("CreateKey", request))
+    answer = call("CreateKey", request)
     if as_json:
         print(json.dumps({"key": answer.key, "resource": MessageToDict(answer.resource)}))
         return
-    print(answer.key)
-    typer.echo(f"{answer.resource.name}, of {answer.resource.principal}; the key is shown only now.", err=True)
+    _show_new(answer.key, answer.resource)
+
+
+@app.command()
+def rotate(
+    name: _Name,
+    overlap: Annotated[str, typer.Option(help="How long the old key stays good: 1d, 12h, 90m, 45s, or 0.")] = "1d",
+    expires_in: Annotated[
+        str | None, typer.Option(help="How long the new key is good; as long as the old one was to be, if not said.")
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Make a new key in the place of one, with the same scope, and print it: it is shown this once."""
+    request = auth_pb2.RotateKeyRequest(name=name)
+    request.overlap.FromSeconds(0 if overlap == "0" else parse_lifetime(overlap))
+    if expires_in is not None:
+        request.lifetime.FromSeconds(parse_lifetime(expires_in))
+    answer = call("RotateKey", request)
+    if as_json:
+        resources = {"resource": MessageToDict(answer.resource), "rotated": MessageToDict(answer.rotated)}
+        print(json.dumps({"key": answer.key, **resources}))
+        return
+    _show_new(answer.key, answer.resource)
+    typer.echo(f"{answer.rotated.name} is good until {answer.rotated.expire_time.ToJsonString()}.", err=True)
+
+
+@app.command()
+def rotate_signing() -> None:
+    """Sign session tokens of workers with a fresh key, before the present one is due."""
+    fresh = call("RotateSigningKey", auth_pb2.RotateSigningKeyRequest()).key
+    print(f"signing with {fresh.id}; the former key verifies what it has signed until that expires")
 
 
 @app.command("list")
@@ -80,65 +119,73 @@ def list_(
     as_json: _Json = False,
 ) -> None:
     """List keys, revoked ones too."""
-    found = asyncio.run(_list(principal))
+    found = list_all("ListKeys", auth_pb2.ListKeysRequest(principal=principal), "keys")
     if as_json:
         print(json.dumps([MessageToDict(key) for key in found]))
         return
-    table = Table("Name", "Principal", "Begins with", "Roles", "Models", "State", "For")
+    table = Table(*_COLUMNS)
     for key in found:
         table.add_row(*_row(key))
     Console().print(table)
+    now = time.time()
+    for key in found:
+        if ends_soon(key, now):
+            typer.echo(f"{key.name}, of {key.principal}, expires {_day(key)}: 'weft keys rotate {key.name}'", err=True)
 
 
 @app.command()
 def show(name: _Name, as_json: _Json = False) -> None:
     """Show what is known of a key; the key itself is known to nobody."""
-    _print_key(asyncio.run(_call("GetKey", auth_pb2.GetKeyRequest(name=name))).key, as_json)
+    _print_key(call("GetKey", auth_pb2.GetKeyRequest(name=name)).key, as_json)
 
 
 @app.command()
 def revoke(name: _Name, as_json: _Json = False) -> None:
     """Revoke a key for good."""
-    _print_key(asyncio.run(_call("RevokeKey", auth_pb2.RevokeKeyRequest(name=name))).key, as_json)
+    _print_key(call("RevokeKey", auth_pb2.RevokeKeyRequest(name=name)).key, as_json)
 
 
-async def _call(method: str, request: Any) -> Any:
-    async with connect(load(), "auth") as auth:
-        stub = auth_pb2_grpc.AuthServiceStub(auth.channel)
-        return await getattr(stub, method)(request, metadata=auth.metadata, timeout=auth.timeout)
+def ends_soon(key: auth_pb2.Key, now: float) -> bool:
+    """Whether a key that nobody has replaced yet ends within two weeks."""
+    if key.HasField("revoke_time") or key.successor or not key.HasField("expire_time"):
+        return False
+    return now < key.expire_time.ToSeconds() < now + _SOON
 
 
-async def _list(principal: str) -> list[auth_pb2.Key]:
-    found: list[auth_pb2.Key] = []
-    async with connect(load(), "auth") as auth:
-        stub = auth_pb2_grpc.AuthServiceStub(auth.channel)
-        request = auth_pb2.ListKeysRequest(principal=principal)
-        while True:
-            answer = await stub.ListKeys(request, metadata=auth.metadata, timeout=auth.timeout)
-            found += answer.keys
-            request.page_token = answer.next_page_token
-            if not request.page_token:
-                return found
+def _show_new(key: str, resource: auth_pb2.Key) -> None:
+    print(key)
+    typer.echo(f"{resource.name}, of {resource.principal}; the key is shown only now.", err=True)
 
 
 def _print_key(key: auth_pb2.Key, as_json: bool) -> None:
     if as_json:
         print(json.dumps(MessageToDict(key)))
         return
-    names = ("Name", "Principal", "Begins with", "Roles", "Models", "State", "For")
-    for name, value in zip(names, _row(key), strict=True):
+    scope = (
+        ("Operations", ", ".join(key.permissions.allow_operations) or "all"),
+        ("Endpoints", ", ".join(key.permissions.allow_endpoints) or "none"),
+        ("Groups", ", ".join(key.groups) or "none"),
+    )
+    for name, value in (*zip(_COLUMNS, _row(key), strict=True), *scope):
         print(f"{name + ':':<13}{value}")
 
 
 def _row(key: auth_pb2.Key) -> tuple[str, ...]:
     models = ", ".join([*key.permissions.allow_models, *(f"not {model}" for model in key.permissions.deny_models)])
     roles = ", ".join(auth_pb2.Role.Name(role).removeprefix("ROLE_").lower() for role in key.roles)
-    return (key.name, key.principal, key.prefix, roles, models or "none", _state(key), key.display_name)
+    used = key.last_use_time.ToJsonString() if key.HasField("last_use_time") else "never"
+    return (key.name, key.principal, key.prefix, roles, models or "none", _state(key), used, key.display_name)
 
 
 def _state(key: auth_pb2.Key) -> str:
     if key.HasField("revoke_time"):
         return f"revoked {key.revoke_time.ToJsonString()}"
+    if key.successor:
+        return f"until {_day(key)}; then {key.successor}"
     if key.HasField("expire_time"):
-        return f"until {key.expire_time.ToJsonString()}"
+        return f"until {_day(key)}"
     return "good"
+
+
+def _day(key: auth_pb2.Key) -> str:
+    return key.expire_time.ToJsonString()

@@ -183,3 +183,60 @@ async def test_a_database_that_stops_is_told_and_found_again(postgresql: Postgre
         postgresql.start()
     assert await store.find("aa") == key("aa")
     await store.close()
+
+
+def other(identity: str, principal: Principal = ADA) -> Key:
+    return key(identity, principal, expires_at=9000.0)
+
+
+async def test_a_rotated_key_ends_with_the_overlap_and_its_successor_is_there(store: KeyStore) -> None:
+    await store.put(key("aa", expires_at=None))
+    await store.rotate("aa", other("bb"), until=1600.0, now=1500.0)
+    assert await store.find("aa") == key("aa", expires_at=1600.0, successor="keys/bb")
+    assert await store.find("bb") == other("bb")
+
+
+async def test_a_rotated_key_lives_no_longer_than_it_would_have(store: KeyStore) -> None:
+    await store.put(key("aa"))
+    await store.rotate("aa", other("bb"), until=99_000.0, now=1500.0)
+    assert await store.find("aa") == key("aa", successor="keys/bb")
+
+
+async def test_of_many_that_rotate_one_key_one_has_its_way(open_store: OpenStore) -> None:
+    stores = [await open_store() for _ in range(4)]
+    await stores[0].put(key("aa"))
+    rotations = (
+        store.rotate("aa", other(f"b{number}"), until=1600.0, now=1500.0) for number, store in enumerate(stores)
+    )
+    outcomes = await asyncio.gather(*rotations, return_exceptions=True)
+    assert outcomes.count(None) == 1
+    assert {outcome.reason for outcome in outcomes if isinstance(outcome, ServiceError)} == {Reason.RESOURCE_CHANGED}
+    assert len(await stores[0].page(limit=10)) == 2, "nothing is left of the others"
+
+
+async def test_what_is_over_is_not_rotated_and_the_remedy_is_told(store: KeyStore) -> None:
+    for identity in ("revoked", "expired", "rotated"):
+        await store.put(key(identity))
+    await store.revoke("revoked", 1400.0)
+    await store.rotate("rotated", other("bb"), until=1600.0, now=1500.0)
+    for identity, now, words in (
+        ("revoked", 1500.0, "revoked; make a new key with 'weft keys create'"),
+        ("expired", 2000.5, "expired; make a new key with 'weft keys create'"),
+        ("rotated", 1500.0, "its successor is 'keys/bb'"),
+    ):
+        with pytest.raises(ServiceError, match=words) as caught:
+            await store.rotate(identity, other("cc"), until=1600.0, now=now)
+        assert caught.value.reason is Reason.RESOURCE_CHANGED
+    with pytest.raises(ServiceError) as caught:
+        await store.rotate("none", other("cc"), until=1600.0, now=1500.0)
+    assert caught.value.reason is Reason.RESOURCE_NOT_FOUND
+    assert await store.find("cc") is None
+
+
+async def test_the_last_use_of_keys_only_goes_on(store: KeyStore) -> None:
+    for identity in ("aa", "bb"):
+        await store.put(key(identity))
+    await store.touch({"aa": 1500.0, "bb": 1501.0, "unknown": 1500.0})
+    await store.touch({"aa": 1400.0, "bb": 1600.0})
+    assert await store.find("aa") == key("aa", last_used_at=1500.0)
+    assert await store.find("bb") == key("bb", last_used_at=1600.0)

@@ -4,7 +4,7 @@ import pytest
 import typer
 from weft.auth.v1 import auth_pb2
 
-from services.cli.keys import parse_lifetime, parse_role
+from services.cli.keys import ends_soon, parse_lifetime, parse_role
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("30d", 2_592_000), ("12h", 43_200), ("90m", 5_400), ("45s", 45)])
@@ -23,3 +23,21 @@ def test_roles_go_by_their_names() -> None:
     for wrong in ("root", "unspecified", ""):
         with pytest.raises(typer.BadParameter, match="user, admin, worker, service"):
             parse_role(wrong)
+
+
+def test_a_key_that_ends_soon_is_told_once_nobody_has_replaced_it() -> None:
+    now, day = 1_000_000.0, 86400
+
+    def key(left: float, **fields: str) -> auth_pb2.Key:
+        made = auth_pb2.Key(name="keys/a", **fields)
+        made.expire_time.FromSeconds(int(now + left))
+        return made
+
+    assert ends_soon(key(13 * day), now)
+    assert not ends_soon(key(15 * day), now)
+    assert not ends_soon(key(-1), now), "it is over"
+    assert not ends_soon(key(13 * day, successor="keys/b"), now)
+    assert not ends_soon(auth_pb2.Key(), now), "it does not end"
+    revoked = key(13 * day)
+    revoked.revoke_time.FromSeconds(int(now))
+    assert not ends_soon(revoked, now)
