@@ -35,19 +35,20 @@ class SigningKeyStore:
                 return [from_bytes(row.id, row.private_key) for row in rows]
 
     async def rotate(self, now: float, *, life: float) -> SigningKey | None:
-        """Makes a fresh key if the newest is `life` seconds old or there is none; 0 makes one in any case."""
+        """Makes a fresh key if the newest is `life` seconds old, or there is none."""
         with explained(Reason.AUTH_UNAVAILABLE, AWAY):
             async with self._engine.begin() as connection:
                 await _lock(connection)
                 newest = (await connection.execute(sa.select(sa.func.max(signing_keys.c.created_at)))).scalar()
-                if newest is not None and now - newest < life:
-                    return None
-                fresh = new_signing_key()
-                # Later than the newest, even of an auth whose clock is ahead: by this the newest is found.
-                created_at = now if newest is None else max(now, newest + 0.001)
-                values = {"id": fresh.id, "private_key": to_bytes(fresh), "created_at": created_at}
-                await connection.execute(sa.insert(signing_keys).values(**values))
-                return fresh
+                return None if newest is not None and now - newest < life else await _add(connection, newest, now)
+
+    async def replace(self, now: float) -> SigningKey:
+        """Makes a fresh key, however old the newest is."""
+        with explained(Reason.AUTH_UNAVAILABLE, AWAY):
+            async with self._engine.begin() as connection:
+                await _lock(connection)
+                newest = (await connection.execute(sa.select(sa.func.max(signing_keys.c.created_at)))).scalar()
+                return await _add(connection, newest, now)
 
     async def remove_old(self, now: float, *, token_life: float) -> int:
         """Removes the keys whose last token, of `token_life` seconds, has expired; gives how many."""
@@ -64,6 +65,15 @@ class SigningKeyStore:
 
 
 _NEWEST_FIRST: Final = (signing_keys.c.created_at.desc(), signing_keys.c.id)
+
+
+async def _add(connection: AsyncConnection, newest: float | None, now: float) -> SigningKey:
+    fresh = new_signing_key()
+    # Later than the newest, though that be of an auth whose clock is ahead: by this the newest is found.
+    created_at = now if newest is None else max(now, newest + 0.001)
+    values = {"id": fresh.id, "private_key": to_bytes(fresh), "created_at": created_at}
+    await connection.execute(sa.insert(signing_keys).values(**values))
+    return fresh
 
 
 async def _lock(connection: AsyncConnection) -> None:

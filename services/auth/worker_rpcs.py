@@ -72,8 +72,7 @@ class WorkerRpcs(Rpcs):
         self, request: auth_pb2.RotateSigningKeyRequest, context: Context
     ) -> auth_pb2.RotateSigningKeyResponse:
         """A fresh key signs from now on."""
-        fresh = await self._parts.signing_keys.rotate(self._parts.clock(), life=0)
-        assert fresh is not None
+        fresh = await self._parts.signing_keys.replace(self._parts.clock())
         return auth_pb2.RotateSigningKeyResponse(key=to_verification_key(fresh))
 
 

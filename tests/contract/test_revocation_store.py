@@ -227,18 +227,15 @@ async def test_a_due_signing_key_is_followed_by_one_however_many_look(open_store
         await asyncio.gather(*(stores.signing_keys.rotate(now, life=100.0) for stores in several))
         assert len(await several[0].signing_keys.all()) == expected
     newest, former = await several[1].signing_keys.all()
-    forced = await several[2].signing_keys.rotate(NOW + 50, life=0)
-    assert forced is not None
+    forced = await several[2].signing_keys.replace(NOW + 50)
     kept = await several[3].signing_keys.all()
     assert [one.id for one in kept] == [forced.id, newest.id, former.id], "the newest first, whatever the clock says"
     assert kept[0].public_bytes == forced.public_bytes
 
 
 async def test_an_old_signing_key_stays_until_its_last_token_has_expired(stores: Stores) -> None:
-    old = await stores.signing_keys.rotate(NOW, life=0)
-    fresh = await stores.signing_keys.rotate(NOW + 1000, life=0)
-    assert old is not None
-    assert fresh is not None
+    await stores.signing_keys.replace(NOW)
+    fresh = await stores.signing_keys.replace(NOW + 1000)
     assert await stores.signing_keys.remove_old(NOW + 1000 + 900, token_life=900.0) == 0
     assert await stores.signing_keys.remove_old(NOW + 1000 + 900 + 61, token_life=900.0) == 1
     assert [one.id for one in await stores.signing_keys.all()] == [fresh.id]
