@@ -1,4 +1,4 @@
-"""`weft auth`: who is denied."""
+"""`weft auth`: who is denied, and who may use what."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from typing import Annotated
 import typer
 from weft.auth.v1 import auth_pb2
 
+from services.cli import explain
 from services.cli.auth_calls import call, list_all
 from services.cli.resources import print_list
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
+explain.register(app)
 
 _Principal = Annotated[str, typer.Argument(help="users/USER, services/SERVICE or workers/WORKER.")]
 
 
 @app.callback()
 def auth() -> None:
-    """Deny callers, and admit them again; needs a key with the role admin."""
+    """Deny callers and admit them again, and explain what they may use; needs a key with the role admin."""
 
 
 @app.command()

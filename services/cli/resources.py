@@ -66,6 +66,16 @@ async def present(registry: Connection) -> Catalogue:
     return catalogue_from_proto(lists)
 
 
+def present_catalogue() -> Catalogue:
+    """All that the registry has, on a connection of its own. Raises `ServiceError` or `CommandError`."""
+
+    async def run() -> Catalogue:
+        async with connect(load(), "registry") as registry:
+            return await present(registry)
+
+    return asyncio.run(run())
+
+
 def print_list(
     found: Sequence[Message], columns: Sequence[str], row: Callable[[Any], Iterable[str]], as_json: bool
 ) -> None:
