@@ -93,7 +93,7 @@ class GlobusAuth:
         authorizer = globus_sdk.AccessTokenAuthorizer(tokens[_GROUPS]["access_token"])
         client = globus_sdk.GroupsClient(authorizer=authorizer, transport=self._transport(), retry_config=_once())
         try:
-            return _active(client.get_my_groups(statuses="active").data)
+            return active_groups(client.get_my_groups(statuses="active").data)
         except globus_sdk.GlobusError as error:
             raise _outage("ask Globus Groups", error) from None
 
@@ -118,7 +118,7 @@ def _once() -> RetryConfig:
     return RetryConfig(max_retries=1, max_sleep=0.25)
 
 
-def _active(answer: Any) -> tuple[str, ...]:
+def active_groups(answer: Any) -> tuple[str, ...]:
     """The groups with an active membership: whoever is merely invited, or waits to be let in, is no member."""
     return tuple(
         str(group["id"])

@@ -105,7 +105,7 @@ def _logins(told: Told) -> Iterator[tuple[Told, Told]]:
     session, detail = told.get("session_info"), told.get("identity_set_detail")
     known = {one.get("sub") or one.get("id"): one for one in detail or () if isinstance(one, dict)}
     logins = session.get("authentications") if isinstance(session, dict) else None
-    for identity, login in (logins or {}).items():
+    for identity, login in (logins if isinstance(logins, dict) else {}).items():
         if isinstance(login, dict) and identity in known:
             yield login, known[identity]
 
@@ -115,7 +115,7 @@ def _satisfied(told: Told) -> frozenset[str]:
     evaluations = told.get("policy_evaluations")
     return frozenset(
         policy
-        for policy, result in (evaluations or {}).items()
+        for policy, result in (evaluations if isinstance(evaluations, dict) else {}).items()
         if isinstance(result, dict) and result.get("evaluation") is True
     )
 

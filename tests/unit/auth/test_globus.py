@@ -13,6 +13,7 @@ import pytest
 
 from services.auth.config import AuthConfig
 from services.auth.denials import DenialStore
+from services.auth.globus import active_groups
 from services.auth.identities import Identities, open_identities
 from services.auth.judge import Judge
 from services.auth.judged import Judged
@@ -176,6 +177,17 @@ async def test_an_identity_that_is_merely_linked_proves_nothing(globus: GlobusAu
     assert "weft login" in error.message
 
 
+def test_a_group_counts_with_an_active_membership_alone() -> None:
+    groups = [
+        {"id": "a", "my_memberships": [{"status": "invited"}, {"status": "active"}]},
+        {"id": "b", "my_memberships": [{"status": "pending"}]},
+        {"id": "c", "my_memberships": []},
+        {"id": "d"},
+    ]
+    assert active_groups(groups) == ("a",)
+    assert active_groups({"errors": []}) == ()
+
+
 # Whose tokens are not taken
 
 
@@ -185,13 +197,15 @@ async def test_a_token_for_another_service(globus: GlobusAuth, weft: App, opened
     alice = globus.add_person("alice@anl.gov")
     globus.lenient = lenient
     async with opened() as judge:
-        for token in (
-            globus.token(alice, other),
-            globus.token(alice, other, client=weft, scope=weft.scope),
-            globus.token(alice, weft, scope="openid"),
-            globus.token(alice, weft, scope=f"{weft.scope}_more"),
+        for token, why in (
+            (globus.token(alice, other), "another service"),
+            (globus.token(alice, other, client=weft, scope=weft.scope), "another service"),
+            (globus.token(alice, weft, scope="openid"), "the scope"),
+            (globus.token(alice, weft, scope=f"{weft.scope}_more"), "the scope"),
         ):
-            assert (await refusal(judge, token)).reason is Reason.CREDENTIAL_INVALID
+            error = await refusal(judge, token)
+            assert error.reason is Reason.CREDENTIAL_INVALID
+            assert not lenient or why in error.message
 
 
 async def test_tokens_that_are_not_good(globus: GlobusAuth, weft: App, opened: Open) -> None:
