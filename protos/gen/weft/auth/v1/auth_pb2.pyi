@@ -309,7 +309,9 @@ class AuthenticateResponse(message.Message):
 
     @builtins.property
     def expire_time(self) -> timestamp_pb2.Timestamp:
-        """When the credential expires; absent if never."""
+        """When the credential expires, or what is known of it; absent if never. It is not to be believed beyond, also while
+        auth is away.
+        """
 
     def __init__(
         self,
