@@ -45,7 +45,8 @@ class LocalMesh:
         self._router = str(places["router"]["address"])
         self._config = config
         self._tls = msgspec.structs.replace(config.section("tls", TlsConfig), **places["tls"])
-        self.url = f"http://{places['facade']['host']}:{places['facade']['port']}"
+        scheme = "https" if config.sections["facade"].tls_certificate_file else "http"
+        self.url = f"{scheme}://{places['facade']['host']}:{places['facade']['port']}"
         self._supervisor = Supervisor(grace=GRACE, tell=tell)
         self._inside = InsideServices(self._environ, grace=GRACE)
 

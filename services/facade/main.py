@@ -13,6 +13,7 @@ from services.core.inference import Inference
 from services.facade.app import App, AppSettings
 from services.facade.config import FacadeConfig
 from services.facade.guard import GuardSettings, guarded
+from services.facade.https import https_context
 from services.facade.listener import listen
 from services.facade.router_link import RouterLink
 from services.runtime.process import Process
@@ -43,23 +44,26 @@ async def serve_http(
     )
     app = App(inference, ready, settings)
     guard = GuardSettings(config.header_timeout_s, config.body_timeout_s, config.max_header_bytes)
+    https = config.https(process.home)
+    context = None if https is None else https_context(https)
     listener = listen(config.host, config.port)
-    server = _Server(
-        uvicorn.Config(
-            app,
-            http=guarded(guard),
-            ws="none",
-            lifespan="off",
-            interface="asgi3",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=int(config.keep_alive_s),
-            # Later than we end the calls ourselves: uvicorn cuts connections without a word.
-            timeout_graceful_shutdown=math.ceil(process.grace) + 1,
-        )
+    settled = uvicorn.Config(
+        app,
+        http=guarded(guard),
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=int(config.keep_alive_s),
+        # Later than we end the calls ourselves: uvicorn cuts connections without a word.
+        timeout_graceful_shutdown=math.ceil(process.grace) + 1,
     )
+    settled.load()
+    settled.ssl = context
+    server = _Server(settled)
     serving = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
     host, port = listener.getsockname()[:2]
     process.ready("facade", f"{host}:{port}")
