@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -12,6 +14,9 @@ import grpc
 import msgspec
 
 from services.cli.failures import CommandError
+from services.cli.globus_login import fresh_token
+from services.cli.login_config import service_of
+from services.cli.login_store import LoginStore, login_folder
 from services.core.errors import Reason, ServiceError
 from services.rpc.channel import bearer
 from services.rpc.errors import from_rpc_error
@@ -58,7 +63,8 @@ def address_of(config: Config, service: Service) -> str:
 
 def facade_url(config: Config) -> str:
     """The facade's base, before `/v1`."""
-    return f"http://{address_of(config, 'facade')}"
+    scheme = "https" if config.sections["facade"].tls_certificate_file else "http"
+    return f"{scheme}://{address_of(config, 'facade')}"
 
 
 def wire_of(config: Config, service: Service) -> Wire:
@@ -73,14 +79,19 @@ def wire_of(config: Config, service: Service) -> Wire:
 
 
 def read_key(config: Config, environ: Mapping[str, str] = os.environ) -> str:
-    """The caller's API key: `$WEFT_API_KEY`, else the development key. Raises `CommandError` if there is none."""
+    """The caller's credential: `$WEFT_API_KEY`, else the development key, else a token of the login. Blocks while that
+    is refreshed. Raises `CommandError` if there is none.
+    """
     if key := environ.get("WEFT_API_KEY"):
         return key
     file = config.home / "dev.key"
-    try:
+    with contextlib.suppress(OSError):
         return file.read_text().strip()
-    except OSError:
-        raise CommandError(f"There is no API key: set WEFT_API_KEY, or run 'weft up', which makes {file}.") from None
+    if service_of(environ) is not None or LoginStore(login_folder(environ)).read() is not None:
+        return fresh_token(config, environ)
+    raise CommandError(
+        f"There is no API key: set WEFT_API_KEY, log in with 'weft login', or run 'weft up', which makes {file}."
+    )
 
 
 def _key_for(wire: Wire, config: Config) -> str:
@@ -102,7 +113,7 @@ async def connect(config: Config, service: Service, *, key: str | None = None) -
         await stub.ListClusters(request, metadata=registry.metadata, timeout=registry.timeout)
     """
     address, wire = address_of(config, service), wire_of(config, service)
-    metadata = bearer(key or _key_for(wire, config))
+    metadata = bearer(key if key is not None else await asyncio.to_thread(_key_for, wire, config))
     async with wire.dial(address, service) as channel:
         try:
             yield Connection(channel, metadata)

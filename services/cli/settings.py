@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from importlib import import_module
 from typing import Any
 
+from services.cli.login_config import LoginConfig
 from services.runtime.config import Config, load_config
 from services.runtime.logging import LogConfig
 from services.runtime.metrics import MetricsConfig
@@ -35,7 +36,9 @@ def serve_function(service: str) -> Callable[[Any, Process], Awaitable[None]]:
 def load(environ: Mapping[str, str] = os.environ) -> Config:
     """The effective configuration. Raises `ConfigError`."""
     services = {service: config_type(service) for service in SERVICES}
-    return load_config({**services, "log": LogConfig, "metrics": MetricsConfig, "tls": TlsConfig}, environ)
+    return load_config(
+        {**services, "log": LogConfig, "metrics": MetricsConfig, "tls": TlsConfig, "login": LoginConfig}, environ
+    )
 
 
 def metrics_of(config: Config, service: str) -> MetricsConfig:
