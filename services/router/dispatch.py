@@ -119,7 +119,7 @@ class DispatchedCall:
         self._receiver = receiver
         self._streamed = wanted.stream and request.operation in STREAMED
         self._credit = Credit(credit, shared=self._streamed)
-        self._caller = caller
+        self.caller = caller
         self._asked = asked
         self._ask_permit = permit
         self._permit = Permit(frozenset())
@@ -193,7 +193,7 @@ class DispatchedCall:
         self._planned = planned = plan(
             dispatcher.roster.find(self.model, request.cluster, request.framework) or (),
             policy=dispatcher.policy,
-            caller=self._caller,
+            caller=self.caller,
             tried=self._tried,
             permitted=self._permit.endpoints,
         )
@@ -242,7 +242,7 @@ class DispatchedCall:
             request = self._request_for(target)
             if target.audited:
                 self._record = self._dispatcher.audit.begin(
-                    request, caller=self._caller, model=self.model, server=target.server
+                    request, caller=self.caller, model=self.model, server=target.server
                 )
         except ServiceError as error:
             self.fail(error)
@@ -342,7 +342,7 @@ class DispatchedCall:
 
     def _sought(self) -> Sought:
         request, endpoints = self.request, self._permit.endpoints
-        return self._dispatcher.roster.sought(self.model, request.cluster, request.framework, self._caller, endpoints)
+        return self._dispatcher.roster.sought(self.model, request.cluster, request.framework, self.caller, endpoints)
 
     def _launchable(self) -> tuple[Launchable, ...]:
         return self._dispatcher.roster.launchable(self._sought())

@@ -1,4 +1,6 @@
-"""Calls that wait for a server: in one queue for each thing that is sought, in the order in which they came; pure.
+"""Calls that wait for a server: in one queue for each thing that is sought, its callers served in turns, and each
+caller's calls in the order in which they came; pure. So whoever has a thousand calls waiting holds up nobody's single
+one.
 
 What happens to a server or a model concerns the queues that seek it, and those calls at their heads that can go. Work
 grows with the number of queues, and not with that of the calls.
@@ -17,10 +19,19 @@ _SLACK: Final = 64
 """Turns of calls that have left, beside those that wait, before a queue is cleaned."""
 
 
+_HELD: Final = 8
+"""Callers of one queue that may be found to be held back by their own limits, at one change, before it waits for the
+next.
+"""
+
+
 class Waiter(Protocol):
-    """A call that waits. `turn` is its place among all, 0 before it has waited: one that waits again keeps it."""
+    """A call that waits. `turn` is its place among all, 0 before it has waited: one that waits again keeps it. `caller`
+    is the principal whose call it is.
+    """
 
     turn: int
+    caller: str
 
     @property
     def size(self) -> int:
@@ -33,10 +44,12 @@ class Waiter(Protocol):
         """What it waits for is in another state; it goes on waiting."""
 
 
-class _Queue:
-    """Those who wait for one thing, by turn. A turn whose waiter has left goes when it comes to the head: what the
-    waiter holds is free at once.
+class _Lane:
+    """One caller's calls, by turn. A turn whose waiter has left goes when it comes to the head: what the waiter holds
+    is free at once.
     """
+
+    __slots__ = ("_turns", "waiters")
 
     def __init__(self) -> None:
         self.waiters: dict[int, Waiter] = {}
@@ -48,11 +61,46 @@ class _Queue:
         if len(self._turns) > 2 * len(self.waiters) + _SLACK:
             self._turns = sorted(self.waiters)
 
-    def first(self) -> Waiter | None:
+    def first(self) -> Waiter:
         turns = self._turns
-        while turns and turns[0] not in self.waiters:
+        while turns[0] not in self.waiters:
             heapq.heappop(turns)
-        return self.waiters[turns[0]] if turns else None
+        return self.waiters[turns[0]]
+
+
+class _Queue:
+    """Those who wait for one thing: a lane for each caller, and the lanes in the order in which they are to be served.
+    Whoever was served goes to the end.
+    """
+
+    __slots__ = ("lanes", "size")
+
+    def __init__(self) -> None:
+        self.lanes: dict[str, _Lane] = {}
+        self.size = 0
+
+    def add(self, waiter: Waiter) -> None:
+        lane = self.lanes.get(waiter.caller)
+        if lane is None:
+            lane = self.lanes[waiter.caller] = _Lane()
+        lane.add(waiter)
+        self.size += 1
+
+    def remove(self, waiter: Waiter) -> None:
+        lane = self.lanes[waiter.caller]
+        del lane.waiters[waiter.turn]
+        self.size -= 1
+        if not lane.waiters:
+            del self.lanes[waiter.caller]
+
+    def first(self) -> Waiter | None:
+        lane = next(iter(self.lanes.values()), None)
+        return lane.first() if lane is not None else None
+
+    def served(self, caller: str) -> None:
+        lane = self.lanes.pop(caller, None)
+        if lane is not None:
+            self.lanes[caller] = lane
 
 
 class WaitingCalls:
@@ -73,10 +121,10 @@ class WaitingCalls:
     @property
     def counts(self) -> dict[Sought, int]:
         """How many wait for what."""
-        return {sought: len(queue.waiters) for sought, queue in self._queues.items()}
+        return {sought: queue.size for sought, queue in self._queues.items()}
 
     def add(self, waiter: Waiter, sought: Sought) -> None:
-        """Waits, behind all who came before."""
+        """Waits, behind all of its caller's that came before."""
         self.leave(waiter)
         waiter.turn = waiter.turn or next(self._turns)
         self._sought[waiter] = sought
@@ -94,13 +142,13 @@ class WaitingCalls:
             return
         self.size -= waiter.size
         queue = self._queues[sought]
-        del queue.waiters[waiter.turn]
-        if not queue.waiters:
+        queue.remove(waiter)
+        if not queue.size:
             del self._queues[sought]
             self.changed()
 
     def first(self, sought: Sought) -> Waiter | None:
-        """Whoever has waited longest for it."""
+        """Whose turn it is."""
         queue = self._queues.get(sought)
         return queue.first() if queue is not None else None
 
@@ -116,26 +164,37 @@ class WaitingCalls:
                 self.wake(waiter)
 
     def wake_in_order(self, seeking: Iterable[Sought], can_go: Callable[[Sought], bool]) -> None:
-        """Sends those on their way who wait for any of these, whoever has waited longest first, as long as one can go.
+        """Sends those on their way who wait for any of these, as long as one can go: of the queues' next ones whoever
+        has waited longest first.
 
-        One that at once waits again holds up its queue until the next time.
+        One that at once waits again, as its own limits hold it back, holds up its caller's calls until the next time,
+        and after a few such ones its queue.
         """
-        heads = [(first.turn, sought) for sought in seeking if (first := self.first(sought)) is not None]
+        heads = [(first.turn, sought, 0) for sought in seeking if (first := self.first(sought)) is not None]
         heapq.heapify(heads)
         while heads:
-            _, sought = heapq.heappop(heads)
+            _, sought, held = heapq.heappop(heads)
             waiter = self.first(sought)
             if waiter is None or not can_go(sought):
                 continue
             self.wake(waiter)
-            if waiter not in self._sought and (following := self.first(sought)) is not None:
-                heapq.heappush(heads, (following.turn, sought))
+            queue = self._queues.get(sought)
+            if queue is None:
+                continue
+            queue.served(waiter.caller)
+            if waiter in self._sought:
+                held += 1
+                if held >= min(_HELD, len(queue.lanes)):
+                    continue
+            if (following := queue.first()) is not None:
+                heapq.heappush(heads, (following.turn, sought, held))
 
     def of(self, sought: Sought) -> Iterator[Waiter]:
         """Those who wait for it, in order."""
         queue = self._queues.get(sought)
-        return (waiter for _, waiter in sorted(queue.waiters.items(), key=_turn)) if queue is not None else iter(())
+        lanes = queue.lanes.values() if queue is not None else ()
+        return iter(sorted((waiter for lane in lanes for waiter in lane.waiters.values()), key=_turn))
 
 
-def _turn(entry: tuple[int, Waiter]) -> int:
-    return entry[0]
+def _turn(waiter: Waiter) -> int:
+    return waiter.turn

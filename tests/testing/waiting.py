@@ -8,8 +8,11 @@ from collections.abc import Callable
 class Waiter:
     """See `services.router.waiting.Waiter`."""
 
-    def __init__(self, wake: Callable[[], None], told: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, wake: Callable[[], None], told: Callable[[], None] = lambda: None, *, caller: str = "users/a"
+    ) -> None:
         self.turn = 0
+        self.caller = caller
         self.size = 10
         self.next_attempt = wake
         self.state_changed = told
