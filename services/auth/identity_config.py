@@ -30,7 +30,7 @@ class GlobusConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Relative to the home."""
     client_secret_env: str = ""
     scope: str = ""
-    """That tokens must have; empty means `https://auth.globus.org/scopes/{client_id}/all`."""
+    """That tokens must have; empty means `https://auth.globus.org/scopes/{client_id}/action_all`, as FIRST has it."""
     authentication_policies: tuple[str, ...] = ()
     """Beside those of `auth.policy`, those that clusters, endpoints and routes ask for: no others are evaluated."""
     ask_groups: bool = True
@@ -46,7 +46,7 @@ class GlobusConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def own_scope(self) -> str:
         """The scope that tokens must have."""
-        return self.scope or f"https://auth.globus.org/scopes/{self.client_id}/all"
+        return self.scope or f"https://auth.globus.org/scopes/{self.client_id}/action_all"
 
 
 class ClaimNames(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

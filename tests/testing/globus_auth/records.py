@@ -27,7 +27,7 @@ class App:
     @property
     def scope(self) -> str:
         """The scope that callers of this application ask for."""
-        return f"https://auth.globus.org/scopes/{self.id}/all"
+        return f"https://auth.globus.org/scopes/{self.id}/action_all"
 
     @property
     def username(self) -> str:
