@@ -53,6 +53,10 @@ PARTS = {
         found=lambda: Path("/usr/lib/rabbitmq/bin/rabbitmq-server").exists(),
         remedy="make test-globus",
     ),
+    "redis": Part(
+        found=lambda: shutil.which("redis-server") is not None,
+        remedy="apt-get install redis-server",
+    ),
     "slurm": Part(
         found=lambda: os.geteuid() == 0 and Path("/usr/sbin/slurmctld").exists(),
         remedy="make test-globus, as root: Slurm runs jobs as other users",

@@ -163,7 +163,10 @@ class Purse:
         self._desk.note(self)
 
     def asks(self, amount: int, now: float) -> None:
-        """Something was not at hand. The more often that is so, the larger the next lease."""
+        """The store is to be asked, for a call that had not everything at hand. The more often that is so, the larger
+        the next lease. The present one goes back with the question, as the call may need even that.
+        """
+        self.expire()
         self._block = max(amount, self._block * 2) if now - self._asked < RECENTLY else 0
         self._block = min(self._block, self.rule.limit)
         self._asked = now
@@ -188,6 +191,7 @@ class Purse:
 
     def expire(self) -> None:
         """The lease is given back: what is left of it leaves the slot that it was charged to."""
+        self.held = self.open
         if self._left:
             self.change(self._slot, -self._left)
         self._left = self._low = 0
@@ -201,7 +205,8 @@ class Purse:
         if self.counts_calls:
             self.held += grant.leased
             return
-        self.expire()
+        if self._left:
+            self.change(self._slot, -self._left)
         self.book(grant.slot, grant.leased)
         self._slot, self._left, self._ends = grant.slot, grant.leased, sent + self.life
         self._low = grant.leased // 2

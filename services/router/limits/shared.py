@@ -68,8 +68,7 @@ class SharedSource:
         if self.desk.away:
             return self._without(needs)
         for purse, amount in needs:
-            if amount > purse.at_hand(now):
-                purse.asks(amount, now)
+            purse.asks(amount, now)
         try:
             found = await self.desk.ask(needs)
         except StoreAwayError:
