@@ -51,7 +51,8 @@ class Desk:
         self._clock = clock
         self._purses = purses
         self._epoch = ""
-        self._number = 0
+        self.questions = 0
+        """How many the store was asked, so far."""
         self._offset = offset
         self._quiet_until = 0.0
         self._noted: dict[Purse, None] = {}
@@ -181,8 +182,8 @@ class Desk:
                 del self._live[purse]
 
     def _question(self, holds: list[Hold], calls: list[list[tuple[int, int]]], *, leaving: bool = False) -> Exchange:
-        self._number += 1
-        return Exchange(self._router, self._number, self._epoch, holds, calls, leaving)
+        self.questions += 1
+        return Exchange(self._router, self.questions, self._epoch, holds, calls, leaving)
 
     def _take(
         self, answer: Answer, sent: float, purses: list[Purse], question: Exchange, calls: list[_Waiting]
