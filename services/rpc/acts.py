@@ -51,6 +51,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     **_of(_SESSION, Kind.PLAIN, "Connect", "ListSessions"),
     **_of("inference.v1.InferenceService", Kind.CALLS, "Multiplex", "Infer", "ListModels"),
     **_of("usage.v1.UsageService", Kind.PLAIN, "RecordCalls", "SumUsage", "ListCalls"),
+    "/envoy.service.auth.v3.Authorization/Check": Kind.PLAIN,
 }
 
 

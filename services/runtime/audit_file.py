@@ -25,7 +25,7 @@ _MOST_LOGS: Final = 16
 """Processes that may write audit logs of the same name in one home."""
 
 
-class Recovered(msgspec.Struct, frozen=True, omit_defaults=True):
+class Recovered(msgspec.Struct, frozen=True):
     """Said where a log goes on after bytes that are no line, cut off by a crash, or where its end was gone."""
 
     time: str
