@@ -19,7 +19,7 @@ from services.facade.exchange import Answer, Send, send_error, send_whole
 from services.facade.guard import CONNECTION
 from services.facade.metrics import OPEN_CALLS, count_response
 from services.facade.request_id import is_request_id, new_request_id
-from services.facade.routes import OPEN_TO_ALL, Redirect, Route, only, resolve
+from services.facade.routes import OPEN_TO_ALL, OWN, Own, Redirect, Route, only, resolve
 
 log = logging.getLogger(__name__)
 
@@ -74,16 +74,8 @@ class App:
         method, path = scope["method"], scope["path"]
         operation = path
         try:
-            if path == "/health":
-                status = await self._health(method, send, request_id, b'{"status":"ready"}')
-            elif path.rstrip("/") == "/resource_server/health":
-                status = await self._health(method, send, request_id, b'{"status":"ok"}')  # as FIRST says it
-            elif path == "/version":
-                only("GET", method)
-                status = await send_whole(send, 200, _JSON, _VERSION, request_id)
-            elif path == "/metrics":
-                content_type = (b"content-type", CONTENT_TYPE_LATEST.encode())
-                status = await send_whole(send, 200, (content_type,), generate_latest(), request_id)
+            if path in OWN:
+                status = await self._answer(OWN[path], method, send, request_id)
             else:
                 route = resolve(method, path)
                 if isinstance(route, Redirect):
@@ -98,6 +90,17 @@ class App:
             # Where the answer has begun, uvicorn refuses this and cuts the connection.
             status = await send_error(send, ServiceError(Reason.INTERNAL), operation, request_id)
         count_response(operation, status)
+
+    async def _answer(self, what: Own, method: str, send: Send, request_id: bytes) -> int:
+        if what is Own.HEALTH:
+            return await self._health(method, send, request_id, b'{"status":"ready"}')
+        if what is Own.FIRST_HEALTH:
+            return await self._health(method, send, request_id, b'{"status":"ok"}')  # as FIRST says it
+        if what is Own.METRICS:
+            content_type = (b"content-type", CONTENT_TYPE_LATEST.encode())
+            return await send_whole(send, 200, (content_type,), generate_latest(), request_id)
+        only("GET", method)
+        return await send_whole(send, 200, _JSON, _VERSION, request_id)
 
     async def _call(
         self, route: Route, scope: Scope, headers: Headers, receive: Receive, send: Send, request_id: bytes

@@ -6,6 +6,7 @@ or pinned. So are its status routes, `/resource_server/list-endpoints` and the l
 
 from __future__ import annotations
 
+import enum
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -43,6 +44,23 @@ STATUS: Final = frozenset(
 """FIRST's status routes as operations; `jobs` and `models` are each of one cluster."""
 OPEN_TO_ALL: Final = frozenset({"/resource_server/status"})
 """What is answered without a key, as FIRST does."""
+
+class Own(enum.Enum):
+    """What the facade answers by itself, to everybody."""
+
+    HEALTH = enum.auto()
+    FIRST_HEALTH = enum.auto()
+    VERSION = enum.auto()
+    METRICS = enum.auto()
+
+
+OWN: Final = {
+    "/health": Own.HEALTH,
+    "/resource_server/health": Own.FIRST_HEALTH,
+    "/resource_server/health/": Own.FIRST_HEALTH,
+    "/version": Own.VERSION,
+    "/metrics": Own.METRICS,
+}
 
 _MODELS = "/v1/models"
 _FIRST_STATUS = re.compile(
