@@ -197,6 +197,11 @@ class Desk:
         self.routers = max(answer.routers, 1)
         self._offset = answer.now - now
         self._quiet_until = now + answer.quiet
+        if not answer.known and answer.epoch == question.epoch:  # it has heard the question before; the answer was lost
+            self._undecided(purses, question)
+            self._waiting.extendleft(reversed(calls))
+            self._hurry.set()
+            return
         if not answer.known:
             self._begun_anew(answer, purses, question, calls)
             return

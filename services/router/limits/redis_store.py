@@ -6,6 +6,7 @@ of Redis's is not supported, since one question concerns keys that it would keep
 
 from __future__ import annotations
 
+import hashlib
 from importlib.resources import files
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as ConnectionLostError
 from redis.exceptions import NoScriptError, RedisError
 
 from services.router.limits.exchange import (
@@ -30,6 +32,8 @@ PREFIX: Final = "weft:limits:"
 TIMEOUT: Final = 1.0
 """Seconds for a round trip or a connection; whoever is not answered by then goes on without the store."""
 _SCRIPT: Final = files("services.router.limits").joinpath("exchange.lua").read_text()
+_DIGEST: Final = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
+"""How EVALSHA names it."""
 
 
 class RedisStore:
@@ -44,7 +48,7 @@ class RedisStore:
         quiet: float = QUIET,
         timeout: float = TIMEOUT,
     ) -> None:
-        # No retries: a question that may have been answered must not be asked again, as it would be charged twice.
+        # Its own retries would ask anew what the server is slow to answer.
         self._redis: Redis = Redis.from_url(
             url,
             password=password,
@@ -55,19 +59,17 @@ class RedisStore:
         )
         self._prefix = prefix
         self._quiet = quiet
-        self._digest = ""
 
     async def exchange(self, exchange: Exchange) -> Answer:
         """See `QuotaStore.exchange`."""
         arguments = (self._prefix, msgspec.json.encode(exchange), self._quiet, ROUTER_LIFE, LEASE_PART)
         try:
             try:
-                if not self._digest:
-                    self._digest = await self._redis.script_load(_SCRIPT)
-                raw = await self._redis.evalsha(self._digest, 0, *arguments)
-            except NoScriptError:  # restarted; the script was not run
-                raw = await self._redis.eval(_SCRIPT, 0, *arguments)
-            return _answer(raw)
+                return _answer(await self._ask(arguments))
+            except ConnectionLostError:
+                # A connection is lost when the server restarts. The same question may be asked again: a server that
+                # has heard it passes it over by its number, and one that has begun anew by its epoch.
+                return _answer(await self._ask(arguments))
         except (RedisError, OSError) as error:
             raise StoreAwayError(str(error) or type(error).__name__) from None
         except (IndexError, TypeError, ValueError, AttributeError) as error:
@@ -76,6 +78,12 @@ class RedisStore:
     async def close(self) -> None:
         """See `QuotaStore.close`."""
         await self._redis.aclose()
+
+    async def _ask(self, arguments: tuple[Any, ...]) -> Any:
+        try:
+            return await self._redis.evalsha(_DIGEST, 0, *arguments)
+        except NoScriptError:  # it was not run; from now on the server knows it
+            return await self._redis.eval(_SCRIPT, 0, *arguments)
 
 
 def _answer(raw: Any) -> Answer:
