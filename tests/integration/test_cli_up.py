@@ -95,7 +95,9 @@ async def shell(line: str) -> str:
     return output.decode()
 
 
-@pytest.mark.parametrize("flags", [(), ("--one-process", "--workers", "2")], ids=["processes", "one-process"])
+@pytest.mark.parametrize(
+    "flags", [(), ("--mtls",), ("--one-process", "--workers", "2")], ids=["processes", "mtls", "one-process"]
+)
 async def test_up_prints_lines_that_work_and_ctrl_c_leaves_nothing(run: Run, tmp_path: Path, flags: tuple[str]) -> None:
     up = await run("up", "--port", "0", *flags)
     await up.until("Ctrl-C stops everything.")
@@ -104,7 +106,7 @@ async def test_up_prints_lines_that_work_and_ctrl_c_leaves_nothing(run: Run, tmp
     assert len((await shell(next(line for line in up.lines if "from openai import" in line))).split()) > 10
 
     pids = descendants(up.process.pid)
-    assert len(pids) == (4 if flags else 6)
+    assert len(pids) == (4 if "--one-process" in flags else 6)
     up.process.send_signal(signal.SIGINT)
     assert await up.end() == 0
     assert up.lines[-1] == "Stopped; nothing is left running."
