@@ -9,7 +9,7 @@ from typing import Final
 from msgspec import UNSET
 
 from services.core.inference import Request
-from services.router.body import Fields, Wanted
+from services.router.body import NONE, Fields, Wanted
 from services.router.splice import Edit, splice
 from services.router.targets import Target
 
@@ -46,6 +46,8 @@ def ask_for_usage(fields: Fields) -> tuple[Edit, ...]:
     """What makes a stream tell its usage at its end alone; nothing where the caller has asked for it, or has written
     what vLLM refuses.
     """
+    if fields.messages is fields.prompt is fields.prompt_embeds is NONE:
+        return ()  # vLLM's refusal tells how many keys the body had
     options = fields.stream_options
     if options is UNSET or options is None:
         return (Edit("stream_options", '{"include_usage": true}', there=options is not UNSET),)

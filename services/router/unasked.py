@@ -18,7 +18,7 @@ from services.router.usage_reader import Usage, read_usage
 _FINISHED: Final = b'"finish_reason":"'
 _NO_CHOICES: Final = b'"choices":[]'
 _USAGE: Final = b'"usage":{'
-_DONE: Final = b"data: [DONE]"
+_LAST: Final = (b"data: [DONE]", b'data: {"error":')
 _CLOSE: Final = b"}\n\n"
 _END: Final = b"\n\n"
 """As vLLM writes them. Within a JSON string no quote stands without a backslash before it: text cannot look so."""
@@ -97,7 +97,7 @@ class Unasked:
             self._forced = _USAGE in event and _NO_CHOICES not in event
         if self._forced:
             return (event,)
-        if event.startswith(_DONE):
+        if event.startswith(_LAST):
             return (*self._release(b""), event)
         if _NO_CHOICES in event and (found := _added(event)) is not None:
             self.usage = read_usage(found.usage)

@@ -21,7 +21,7 @@ _MOST: Final = 2 * _TAIL
 
 _KEY: Final = b'"usage":'
 _DONE: Final = b"data: [DONE]\n\n"
-_LAST_EVENTS: Final = (b"event: message_stop", b"event: response.completed", b"event: response.incomplete")
+_LAST_EVENTS: Final = (b"event: message_stop", b'"type":"response.completed"', b'"type":"response.incomplete"')
 _FROM_TEXT: Final = JSONDecoder()
 
 

@@ -22,6 +22,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "stop": {"stop": ["a"], "max_tokens": 50},
     "seed": {"seed": 11, "temperature": 1.2},
     "usage asked for": {"stream_options": {"include_usage": True}},
+    "usage refused": {"stream_options": {"include_usage": False, "continuous_usage_stats": True}},
     "usage in every event": {"stream_options": {"include_usage": True, "continuous_usage_stats": True}},
     "token ids": {"return_token_ids": True},
     "structured outputs: json": {"structured_outputs": {"json": {"enum": ["left", "right"]}}, "max_tokens": 30},
