@@ -78,10 +78,10 @@ def _person(told: Told, login: Told, who: Told, groups: frozenset[str], now: flo
         mfa=second_factor(login.get("acr"), login.get("amr")),
         authentication_policies=_satisfied(told),
     )
-    # Usernames of Globus hold an '@', ids do not: the one never looks like the other.
+    # Usernames of Globus hold an '@', ids do not: the one never looks like the other. Small letters, as addresses are
+    # the same in both, and who is denied as one must not call as the other.
     name = f"users/{identity.username}"
-    if not is_principal(name):
-        name = f"users/{identity.subject}"
+    name = name.lower() if is_principal(name) else f"users/{identity.subject}"
     return Principal(name, permissions=_EVERY_MODEL, identity=identity)
 
 

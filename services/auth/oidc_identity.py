@@ -48,6 +48,8 @@ def to_principal(claims: Claims, config: IssuerConfig, now: float) -> Principal:
         mfa=second_factor(_find(claims, names.acr), _find(claims, names.amr), config.mfa),
         service_account=service,
     )
+    # As with Globus; what an issuer calls people otherwise may differ by capitals alone.
+    name = name.lower() if vouched else name
     return Principal(name, permissions=_EVERY_MODEL, identity=identity)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from tests.testing.globus_auth.records import GROUPS, VIEW_GROUPS, Person
+from tests.testing.globus_auth.records import GROUPS, VIEW_GROUPS, App, Person
 
 if TYPE_CHECKING:
     from tests.testing.globus_auth.stand_in import GlobusAuth
@@ -30,8 +30,6 @@ class GroupRoutes:
             return web.json_response({"errors": [{"code": "AUTHENTICATION_ERROR"}]}, status=401)
         if VIEW_GROUPS not in grant.scopes:
             return web.json_response({"errors": [{"code": "MISSING_SCOPES"}]}, status=403)
-        if not isinstance(grant.owner, Person):
-            return web.json_response([])
         asked = request.query.get("statuses")
         statuses = asked.split(",") if asked else None
         groups = [
@@ -42,9 +40,9 @@ class GroupRoutes:
         return web.json_response(groups)
 
 
-def _group(person: Person, group: str, status: str) -> dict[str, Any]:
+def _group(member: Person | App, group: str, status: str) -> dict[str, Any]:
     """A group as Globus Groups tells it to one of its members."""
-    who = person.identities[0]
+    who = member.identities[0] if isinstance(member, Person) else member
     return {
         "id": group,
         "name": f"Group {group[:8]}",

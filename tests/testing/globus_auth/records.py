@@ -23,6 +23,9 @@ class App:
     secret: str = ""
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     sees_groups: bool = True
+    """Whether its scope depends on seeing one's groups."""
+    memberships: dict[str, str] = field(default_factory=dict)
+    """Its own identity's, as a person's."""
 
     @property
     def scope(self) -> str:

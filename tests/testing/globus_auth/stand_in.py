@@ -74,8 +74,8 @@ class GlobusAuth(HostedSite):
         self.people.append(Person(identities))
         return self.people[-1]
 
-    def join(self, person: Person, group: str = "", *, status: str = "active") -> str:
-        """Makes the person a member of a group, a new one if none is named; gives its id."""
+    def join(self, person: Person | App, group: str = "", *, status: str = "active") -> str:
+        """Makes the person, or a service account, a member of a group, a new one if none is named; gives its id."""
         group = group or str(uuid.uuid4())
         person.memberships[group] = status
         return group

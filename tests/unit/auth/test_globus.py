@@ -114,8 +114,10 @@ async def test_a_token_that_ends_soon_is_not_kept_longer(globus: GlobusAuth, wef
 
 async def test_a_service_account(globus: GlobusAuth, weft: App, opened: Open) -> None:
     robot, stranger = globus.add_app("robot", "r0b0t"), globus.add_app("stranger", "x")
+    group = globus.join(robot)
     async with opened(policy={"service_accounts": [f"services/{robot.id}"]}) as judge:
         principal = (await judge.look_up(globus.token(robot, weft))).principal
+        assert principal.identity.groups == {group}
         assert principal.name == f"services/{robot.id}"
         assert principal.identity.service_account
         assert principal.identity.username == robot.username
@@ -140,6 +142,9 @@ async def test_an_application_that_acts_for_a_person_is_that_person(
         ("alice@anl.gov", "users/alice@anl.gov", "anl.gov"),
         # An identity of Google's that was made for an address at Argonne: not Argonne's.
         ("alice@anl.gov@accounts.google.com", "users/alice@anl.gov@accounts.google.com", "accounts.google.com"),
+        ("Alice@ANL.gov", "users/alice@anl.gov", "ANL.gov"),
+        # A Kelvin sign, whose small letter is an ordinary k.
+        ("fran\u212a@anl.gov", None, "anl.gov"),
         ("o'hara@anl.gov", None, "anl.gov"),
         ("Ærik@anl.gov", None, "anl.gov"),
     ],
