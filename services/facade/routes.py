@@ -45,6 +45,7 @@ STATUS: Final = frozenset(
 OPEN_TO_ALL: Final = frozenset({"/resource_server/status"})
 """What is answered without a key, as FIRST does."""
 
+
 class Own(enum.Enum):
     """What the facade answers by itself, to everybody."""
 
