@@ -120,6 +120,7 @@ class AuditLog:
             self.start()
         except OSError as error:
             self._set_problem(error)
+            self._dropped += written is None
             if written is not None:
                 written(self._problem)
             return
