@@ -1,5 +1,6 @@
 """People with tokens of Globus and of another issuer call a mesh of real processes; its outages, and its end."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,17 @@ async def test_an_outage_of_globus(globus: GlobusAuth, weft: App, start_mesh: St
     globus.heal()
     assert (await ask(mesh, unknown))[0] == 200
     assert (await ask(mesh, known))[0] == 200
+
+
+async def test_auth_ends_while_globus_hangs(globus: GlobusAuth, weft: App, start_mesh: StartMesh) -> None:
+    alice = globus.add_person("alice@anl.gov")
+    auth = settings(weft)
+    mesh = await start_mesh(auth={**auth, "globus": {**auth["globus"], "timeout_s": 3600}}, workers=0, grace=0.5)
+    globus.hold("/")
+    call = asyncio.ensure_future(ask(mesh, globus.token(alice, weft)))
+    await asyncio.to_thread(globus.until_held)
+    assert await mesh.auth.terminate() == 0
+    assert await call == (503, "auth_unavailable")
 
 
 async def test_no_token_and_no_secret_in_any_log(globus: GlobusAuth, weft: App, tmp_path: Path) -> None:
