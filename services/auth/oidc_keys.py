@@ -91,7 +91,7 @@ class IssuerKeys:
         self._tried_at = now
         try:
             self._keys = await self._fetch()
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, RecursionError) as error:
             log.warning("the keys of %s cannot be had: %s", self._issuer, _told(error))
             raise ServiceError(Reason.AUTH_UNAVAILABLE, _AWAY) from None
         self._fetched_at = now

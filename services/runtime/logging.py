@@ -39,7 +39,14 @@ def set_up_logging(service: str, config: LogConfig, stream: TextIO | None = None
         name_service,
     ]
     rendering: list[Any] = (
-        [structlog.dev.ConsoleRenderer(colors=stream.isatty(), timestamp_key="time")]
+        [
+            structlog.dev.ConsoleRenderer(
+                colors=stream.isatty(),
+                timestamp_key="time",
+                # The default, by rich, shows the variables of every frame, among them what callers authenticate with.
+                exception_formatter=structlog.dev.plain_traceback,
+            )
+        ]
         if as_text
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
     )

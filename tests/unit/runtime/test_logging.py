@@ -65,6 +65,23 @@ def test_on_a_terminal_a_line_is_text(set_up: SetUp) -> None:
     assert not stream.getvalue().startswith("{")
 
 
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()], ids=["file", "terminal"])
+def test_a_traceback_shows_no_variables(set_up: SetUp, stream: TextIO) -> None:
+    """They are what callers authenticate with, and what they ask."""
+
+    def judge(credential: str) -> None:
+        raise ValueError("not good")
+
+    set_up(stream)
+    try:
+        judge("-".join(("weft", "s3cret")))
+    except ValueError:
+        logging.getLogger("services.some").exception("failed")
+    said = stream.getvalue()  # type: ignore[attr-defined]
+    assert "not good" in said
+    assert "weft-s3cret" not in said
+
+
 def test_what_is_below_the_level_is_left_out(set_up: SetUp) -> None:
     stream = io.StringIO()
     set_up(stream)
