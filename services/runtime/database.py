@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.util import await_only
 
 from services.core.errors import Reason, ServiceError
 
 _DRIVERS: Final = {"postgresql": "postgresql+asyncpg", "sqlite": "sqlite+aiosqlite"}
 _LOCK: Final = 0x77656674  # "weft": two services that start at once on one PostgreSQL must not both migrate.
+_turns: Final = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]()
+"""Alembic keeps what it migrates in globals: two services of one process must not do so in each other's pauses."""
 
 NAME: Final = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 """The type of resource names. Sorted by bytes on every database: a page begins after the last name of the one before,
@@ -49,7 +54,18 @@ def open_database(url: str, file: Path, *, setting: str) -> AsyncEngine:
 
 
 def upgrade(connection: sa.Connection, migrations: Path, metadata: sa.MetaData, *, head: str, table: str) -> None:
-    """Migrates the database if it is not at `head`, within the connection's transaction. `table` holds its version."""
+    """Migrates the database if it is not at `head`, within the connection's transaction. `table` holds its version. To
+    be called by `run_sync`.
+    """
+    turn = _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+    await_only(turn.acquire())
+    try:
+        _upgrade(connection, migrations, metadata, head=head, table=table)
+    finally:
+        turn.release()
+
+
+def _upgrade(connection: sa.Connection, migrations: Path, metadata: sa.MetaData, *, head: str, table: str) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
     if _version(connection, table) == head:
