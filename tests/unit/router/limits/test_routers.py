@@ -18,7 +18,6 @@ from tests.testing.limits import Mesh
 LIMIT = 1000
 RATE = 30
 PLACES = 6
-GROUP = Claim("groups/g", Quota(requests_per_second=RATE, tokens_per_minute=LIMIT, concurrent_calls=PLACES))
 
 
 @dataclass(eq=False)
@@ -45,21 +44,24 @@ def run(what: Coroutine[Any, Any, None]) -> None:
     asyncio.run(what)
 
 
-@settings(max_examples=60)
-@given(STEPS)
-def test_no_window_sees_more_than_its_limit_and_nothing_leaks(steps: list[tuple[Any, ...]]) -> None:
-    run(_exercise(steps))
+@pytest.mark.parametrize("scale", [1, 10])
+@settings(max_examples=50)
+@given(steps=STEPS)
+def test_no_window_sees_more_than_its_limit_and_nothing_leaks(scale: int, steps: list[tuple[Any, ...]]) -> None:
+    run(_exercise(scale, steps))
 
 
-async def _exercise(steps: list[tuple[Any, ...]]) -> None:
+async def _exercise(scale: int, steps: list[tuple[Any, ...]]) -> None:
+    """With limits so many times as large, and as many calls; only large limits are leased."""
     mesh = Mesh(3)
+    group = Claim("groups/g", Quota(RATE * scale, PLACES * scale, LIMIT * scale))
     calls: list[Charged] = []
 
     def check() -> None:
         now = mesh.clock.now
-        assert sum(call.tokens for call in calls if call.at > now - 60) <= LIMIT
-        assert sum(call.at > now - 1 for call in calls) <= RATE
-        assert sum(call.admission is not None for call in calls) <= PLACES
+        assert sum(call.tokens for call in calls if call.at > now - 60) <= LIMIT * scale
+        assert sum(call.at > now - 1 for call in calls) <= RATE * scale
+        assert sum(call.admission is not None for call in calls) <= PLACES * scale
 
     for step, first, second, third in steps:
         if step == "pause":
@@ -68,8 +70,8 @@ async def _exercise(steps: list[tuple[Any, ...]]) -> None:
             if still := [call for call in calls if call.admission is not None]:
                 _settle(still[first % len(still)], second)
         else:
-            for tokens in [third] if step == "admit" else [2] * third:
-                admission = await mesh.routers[first].admit((GROUP,), f"users/{second}", tokens)
+            for tokens in ([third] if step == "admit" else [2] * third) * scale:
+                admission = await mesh.routers[first].admit((group,), f"users/{second}", tokens)
                 if isinstance(admission, Admission):
                     calls.append(Charged(mesh.clock.now, tokens, admission))
                     if step == "burst":
@@ -79,12 +81,12 @@ async def _exercise(steps: list[tuple[Any, ...]]) -> None:
         if call.admission is not None:
             _settle(call, 0)
     await mesh.advance(64)
-    whole = await mesh.routers[1].admit((GROUP,), "users/3", LIMIT)
+    whole = await mesh.routers[1].admit((group,), "users/3", LIMIT * scale)
     assert isinstance(whole, Admission), whole
     whole.settle(0)
     await mesh.beat()
-    for _ in range(PLACES):
-        assert isinstance(await mesh.routers[2].admit((GROUP,), "users/3", 1), Admission)
+    for _ in range(PLACES * scale):
+        assert isinstance(await mesh.routers[2].admit((group,), "users/3", 1), Admission)
 
 
 def _settle(call: Charged, percent: int) -> None:
@@ -107,6 +109,19 @@ async def test_leases_keep_the_path_local_and_end_by_themselves() -> None:
     assert mesh.memory.used("users/alice minute/60", here.source.counters(claims, "users/alice")[0].rule) == 5000
     whole = await there.admit(claims, "users/alice", 995_000)
     assert isinstance(whole, Admission), whole
+
+
+async def test_what_is_spent_late_of_a_lease_does_not_leave_the_window_early() -> None:
+    mesh = Mesh(1)
+    claims = (Claim("users/alice", Quota(tokens_per_minute=20_000)),)
+    [router] = mesh.routers
+    for _ in range(4):
+        assert isinstance(await router.admit(claims, "users/alice", 100), Admission)
+    mesh.clock.advance(1.9)
+    late = sum(router.limiter.admit(claims, principal="users/alice", tokens=50) is not None for _ in range(4))
+    assert late > 0, "from the lease, which is about to end"
+    await mesh.advance(59.9)
+    assert isinstance(await router.admit(claims, "users/alice", 20_000 - 50 * late + 1), ServiceError)
 
 
 async def test_a_router_that_ends_gives_back_what_it_has() -> None:
