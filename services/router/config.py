@@ -61,7 +61,7 @@ class RouterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     settle_s: float = 5.0
     """After its start the router knows no model to be unknown for so long: workers are dialling again."""
     audit_file: str = ""
-    """Where the calls to endpoints with `audit` are written; empty means `router/audit.log` in the home."""
+    """The audit log: calls to endpoints with `audit`, acts and refusals; empty means `router/audit.log` in the home."""
     stale_principals_s: float = 600.0
     """How long known callers stay known while auth is away."""
     usage: UsageConfig = UsageConfig()
