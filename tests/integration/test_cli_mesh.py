@@ -78,6 +78,34 @@ async def test_a_key_is_created_used_listed_and_revoked(mesh: Mesh) -> None:
     assert "revoked" in await weft(mesh, "keys", "revoke", name)
 
 
+async def test_a_key_is_scoped_and_rotated(mesh: Mesh) -> None:
+    scope = ("--allow-operation", "chat/completions", "--group", "physics", "--expires-in", "9d")
+    old = json.loads(await weft(mesh, "keys", "create", "--principal", "users/eve@anl.gov", *scope, "--json"))
+    name = old["resource"]["name"]
+    shown = await weft(mesh, "keys", "show", name)
+    assert [word in shown for word in ("chat/completions", "physics", "never")] == [True] * 3
+    assert f"weft keys rotate {name}" in await weft(mesh, "keys", "list"), "it ends within two weeks"
+    new = json.loads(await weft(mesh, "keys", "rotate", name, "--overlap", "90m", "--json"))
+    for key in (old["key"], new["key"]):
+        assert await ask(mesh, key)
+        assert key not in await weft(mesh, "keys", "list")
+    assert new["resource"]["name"] in await weft(mesh, "keys", "show", name)
+    assert "rotated already" in await weft(mesh, "keys", "rotate", name, exit_code=1)
+
+
+async def test_session_tokens_are_signed_with_a_fresh_key(mesh: Mesh) -> None:
+    assert "signing with" in await weft(mesh, "keys", "rotate-signing")
+
+
+async def test_a_caller_is_denied_listed_and_admitted(mesh: Mesh) -> None:
+    await weft(mesh, "auth", "deny", "users/mallory", "--comment", "her key is on a forum")
+    denied = await weft(mesh, "auth", "denied", "--json")
+    assert [word in denied for word in ("users/mallory", "her key is on a forum")] == [True] * 2
+    assert "You cannot deny yourself" in await weft(mesh, "auth", "deny", "users/dev", exit_code=1)
+    await weft(mesh, "auth", "admit", "users/mallory")
+    assert "is not denied" in await weft(mesh, "auth", "admit", "users/mallory", exit_code=1)
+
+
 async def test_status_goes_on_without_the_registry(start_mesh: StartMesh) -> None:
     mesh = await start_mesh()
     await mesh.registry.kill()
