@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -464,3 +465,14 @@ async def test_a_secret_that_is_not_there(opened: Open, own: dict[str, str], sai
         async with opened(globus=own):
             pass
     assert caught.value.reason is Reason.ARGUMENT_INVALID
+
+
+async def test_without_the_globus_sdk(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "globus_sdk", None)
+    monkeypatch.delitem(sys.modules, "services.auth.globus", raising=False)
+    with pytest.raises(ServiceError, match="weft\\[globus\\]"):
+        async with opened():
+            pass
+    # Other issuers need none of it.
+    async with opened(globus={"client_id": ""}) as judge:
+        assert (await refusal(judge, "Ag" + "x" * 80)).reason is Reason.CREDENTIAL_INVALID
