@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from services.auth.bootstrap import ensure_keys
 from services.auth.config import DEFAULT_KEYS, BootstrapKey
-from services.auth.keys import Key, digest, identity_of, split
+from services.auth.keys import Key, digest, identity_of, split, successor_of
 from services.auth.store import HEAD, KeyStore
 from services.auth.tables import VERSION_TABLE, metadata
 from services.core.errors import Reason, ServiceError
@@ -156,6 +156,24 @@ async def test_a_revoked_bootstrap_key_stays_revoked(store: KeyStore, tmp_path: 
     await ensure_keys((BootstrapKey("a.key", "users/other"),), store, tmp_path)
     (found,) = await store.page(limit=10)
     assert found.revoked_at == 1500.0
+
+
+async def test_a_rotated_bootstrap_key_ends_when_it_is_due_and_its_file_takes_the_successor(
+    store: KeyStore, tmp_path: Path
+) -> None:
+    wanted = (BootstrapKey("a.key", "users/a", groups=("g",), allow_operations=("embeddings",)),)
+    await ensure_keys(wanted, store, tmp_path)
+    (made,) = await store.page(limit=10)
+    assert (made.principal.permissions.allow_operations, made.principal.identity.groups) == (("embeddings",), {"g"})
+    credential, successor = successor_of(made, 1500.0, None)
+    await store.rotate(made.id, successor, until=1600.0, now=1500.0)
+    await ensure_keys(wanted, store, tmp_path)
+    found = await store.find(made.id)
+    assert found is not None
+    assert (found.expires_at, found.successor) == (1600.0, f"keys/{successor.id}"), "a restart does not revive it"
+    (tmp_path / "a.key").write_text(credential)
+    await ensure_keys(wanted, store, tmp_path)
+    assert len(await store.page(limit=10)) == 2, "no third one is made"
 
 
 @pytest.mark.parametrize(
