@@ -116,6 +116,8 @@ class StatusRoutes:
         }
         jobs["cluster_status"] = {}
         usable = list(self._usable(catalogue, cluster, principal))
+        if not usable:
+            return jobs  # How busy a cluster is, is for those who may use it; and a question to its queue is a task.
         if cluster.availability is Availability.MAINTENANCE:
             jobs["stopped"] = [_job(model, endpoint, cluster) for endpoint, model in usable]
             return jobs

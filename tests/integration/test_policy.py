@@ -196,6 +196,10 @@ async def test_nobody_waits_for_or_starts_what_they_may_not_use(
         lambda: over_http(mesh, guest), lambda said: said == (403, "model_forbidden"), "the router has the endpoint"
     )
     assert launcher.wants == []
+    jobs = await over_http(mesh, guest, "/resource_server/local/jobs")
+    assert (jobs[1]["cluster_status"], launcher.asked) == ({}, []), "nor is the cluster asked for them"
+    said = await weft(mesh, "endpoints", "update", COLD, "--url", "http://gpu7:8000", exit_code=2)
+    assert "--url would drop how" in " ".join(said.split())
 
     waits = Call(mesh, stream=False, key=member)
     await launcher.until_wanted(COLD, 1)
