@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from weft.auth.v1 import auth_pb2
 from weft.inference.v1 import inference_pb2, inference_pb2_grpc
 from weft.session.v1 import session_pb2
+from weft.usage.v1 import usage_pb2, usage_pb2_grpc
 
 from services.cli.app import app
 from services.cli.parts import KEYS
@@ -24,6 +25,7 @@ from services.rpc.link import Link
 from services.rpc.peer import Trust
 from services.rpc.wire import Secure, Wire
 from tests.testing.mesh import Mesh, MeshOptions, StartMesh, hold, let_go
+from tests.testing.processes import SOON
 
 RULES = [
     {"pattern": "spiffe://weft/users/alice", "allow_models": ["sim-*"], "allow_operations": ["chat/completions"]},
@@ -108,6 +110,20 @@ async def test_a_certificate_calls_what_its_rule_says(mesh: Mesh) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await infer(mesh, wire(mesh, "spiffe://weft/users/carol"))
     assert reason(caught) is Reason.IDENTITY_FORBIDDEN
+
+
+async def test_a_certificates_calls_are_its_principals(mesh: Mesh) -> None:
+    """Also in the records, which the router sends to auth by its certificate alone."""
+    await infer(mesh, wire(mesh, "spiffe://weft/users/alice"))
+    request = usage_pb2.ListCallsRequest(filter=usage_pb2.CallFilter(principal="users/alice"))
+
+    async def recorded() -> list[usage_pb2.CallRecord]:
+        async with mesh.tls.wire("admin", mesh.home).dial(mesh.address("auth"), "auth") as channel:
+            answer = await usage_pb2_grpc.UsageServiceStub(channel).ListCalls(request, timeout=SOON)
+        return [call for call in answer.records if call.status == 200]
+
+    calls = await mesh.until(recorded, bool, "the call is recorded")
+    assert (calls[0].principal, calls[0].credential_kind) == ("users/alice", auth_pb2.CREDENTIAL_KIND_CERTIFICATE)
 
 
 async def test_a_certificate_administers_where_its_rule_says(mesh: Mesh) -> None:
