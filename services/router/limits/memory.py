@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from services.router.limits.call_meters import CallMeter
 from services.router.limits.claims import Claim, Kind, Rule, is_shared, rules_of_claims
 from services.router.limits.counters import Counter
-from services.router.limits.meters import Meter, meter_of
+from services.router.limits.meters import Meter, WindowMeter
+from services.router.limits.windows import Window
 
 
 class MeterCounter:
@@ -51,6 +53,25 @@ class MeterCounter:
         self._meter.users -= 1
 
 
+class OwnCounter(MeterCounter):
+    """The same, of a window that nobody else takes from: without the way through its meter, which is most calls'."""
+
+    __slots__ = ("_window",)
+
+    def __init__(self, subject: str, rule: Rule, meter: Meter, window: Window) -> None:
+        super().__init__(subject, rule, None, meter)
+        self._window = window
+
+    def take(self, amount: int, now: float) -> int:
+        """See `Counter.take`."""
+        return self._window.take(amount, self._limit, now)
+
+    def give_back(self, slot: int, amount: int, now: float) -> None:
+        """See `Counter.give_back`."""
+        self._window.turn(now)
+        self._window.add(slot, -amount)
+
+
 class Books:
     """The meters that are in use, by subject and rule."""
 
@@ -66,15 +87,21 @@ class Books:
         key = (subject, rule.key)
         meter = self._meters.get(key)
         if meter is None:
-            meter = self._meters[key] = meter_of(rule, self._ahead)
+            meter = CallMeter(rule) if rule.kind is Kind.CALLS else WindowMeter(rule, self._ahead)
+            self._meters[key] = meter
         return meter
 
     def counters(self, claims: tuple[Claim, ...], principal: str) -> tuple[Counter, ...]:
         """What a call with these claims takes from."""
-        return tuple(
-            MeterCounter(subject, rule, principal if is_shared(subject, principal) else None, self.meter(subject, rule))
-            for subject, rule in rules_of_claims(claims)
-        )
+        return tuple(self._counter(subject, rule, principal) for subject, rule in rules_of_claims(claims))
+
+    def _counter(self, subject: str, rule: Rule, principal: str) -> Counter:
+        meter = self.meter(subject, rule)
+        if is_shared(subject, principal):
+            return MeterCounter(subject, rule, principal, meter)
+        if isinstance(meter, WindowMeter):
+            return OwnCounter(subject, rule, meter, meter.window)
+        return MeterCounter(subject, rule, None, meter)
 
     def sweep(self, now: float) -> None:
         """Forgets the meters that nobody holds and that hold nothing."""
