@@ -16,12 +16,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from services.cli.failures import CommandError
-from services.rpc.peer import part_host, part_id
+from services.rpc.peer import SERVERS, part_host, part_id
 
 CA: Final = "ca.pem"
 CA_KEY: Final = "ca-key.pem"
-SERVERS: Final = ("router", "registry", "auth", "launcher")
-"""The parts that others dial."""
 
 _CA_LIFE: Final = timedelta(days=3650)
 _SKEW: Final = timedelta(minutes=5)

@@ -29,7 +29,8 @@ EXPIRY: Final = Gauge("weft_certificate_expiry_seconds", "From now until the cer
 class CertificateFiles:
     """Files in PEM: the certificate, its chain behind it; its key; and, where the peer is to show one too, the
     authorities (`ca`) that may vouch for it. `setting` begins the names of their settings in weft.yaml, for errors:
-    `tls.`, `router.tls_`. `remedy` ends the sentence about a file that is not there.
+    `tls.`, `router.tls_`. `remedy` ends the sentence about a file that is not there. `names` are URIs and DNS names
+    that the certificate must be for.
     """
 
     certificate: Path
@@ -37,6 +38,7 @@ class CertificateFiles:
     ca: Path | None = None
     setting: str = "tls."
     remedy: str = ""
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,9 @@ def _load(files: CertificateFiles, now: float) -> Material:
     key = _read(files, "key_file", files.key)
     ca = None if files.ca is None else _read(files, "ca_file", files.ca)
     certificate = _certificates(files, "certificate_file", files.certificate, chain)[0]
+    for name in files.names:
+        if name not in _names(certificate):
+            raise _wrong(files, "certificate_file", files.certificate, f"is not for {name}, which peers look for")
     if files.ca is not None and ca is not None:
         _certificates(files, "ca_file", files.ca, ca)
     try:
@@ -131,6 +136,14 @@ def _certificates(files: CertificateFiles, setting: str, file: Path, text: bytes
     if len(found) != text.count(b"-----BEGIN "):
         raise _wrong(files, setting, file, "is cut off, or holds more than certificates")
     return found
+
+
+def _names(certificate: x509.Certificate) -> list[str]:
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    return names.get_values_for_type(x509.UniformResourceIdentifier) + names.get_values_for_type(x509.DNSName)
 
 
 def _read(files: CertificateFiles, setting: str, file: Path) -> bytes:

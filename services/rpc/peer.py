@@ -15,6 +15,8 @@ FORWARDED: Final = "x-forwarded-client-cert"
 
 PARTS: Final = ("router", "registry", "auth", "facade", "launcher", "worker", "admin")
 """The parts of a mesh, each with the id `spiffe://{trust domain}/weft/{part}`; `admin` is for the command line."""
+SERVERS: Final = ("router", "registry", "auth", "launcher")
+"""Those that others dial."""
 
 _LONGEST: Final = 2048
 _DOMAIN: Final = r"[a-z0-9._-]{1,255}"
@@ -103,7 +105,8 @@ def _forwarded(header: object, trusted_proxies: Collection[str], trust_domain: s
     by = [value for key, value in last if key == "by" and value]
     if any(value not in trusted_proxies for value in by):
         return None  # Not written by the proxy: it passes on what clients send.
-    # An empty one counts: Envoy writes it for a certificate without URIs, whose other names may be made to look like it.
+    # An empty one counts: Envoy writes it for a certificate without URIs, whose other names may be made to look like
+    # one.
     return _sole([value for key, value in last if key == "uri"], trust_domain)
 
 

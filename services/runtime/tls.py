@@ -8,7 +8,7 @@ import msgspec
 
 from services.core.errors import Reason, ServiceError
 from services.rpc.certificate import Certificate, CertificateFiles
-from services.rpc.peer import Trust, trust_domain_of
+from services.rpc.peer import SERVERS, Trust, part_host, part_id, trust_domain_of
 from services.rpc.wire import PLAIN, Secure, Wire
 
 _REMEDY = "; have certificates made by 'weft certs create', or put your own there"
@@ -42,7 +42,14 @@ class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         folder = home / self.directory
         names = (self.certificate_file, self.key_file, self.ca_file)
         certificate, key, ca = (folder / name.replace("{part}", part) for name in names)
-        return CertificateFiles(certificate, key, ca, remedy=_REMEDY)
+        return CertificateFiles(certificate, key, ca, remedy=_REMEDY, names=self._names(part))
+
+    def _names(self, part: str) -> tuple[str, ...]:
+        """What the certificate must be for. A command may show any: whoever types it may be a caller with a role."""
+        if part in ("admin", "worker"):
+            return ()
+        uri = part_id(self.trust_domain, part)
+        return (uri, part_host(self.trust_domain, part)) if part in SERVERS else (uri,)
 
     def trust(self) -> Trust:
         """Whom the parts take certificates from. Raises ARGUMENT_INVALID for ids that are none."""

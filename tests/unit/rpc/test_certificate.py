@@ -127,3 +127,16 @@ def test_no_key_is_shown(files: CertificateFiles) -> None:
     shown = f"{certificate!r} {certificate.current()!r} {files!r} {vars(certificate)!r}"
     assert "PRIVATE KEY" not in shown
     assert files.key.read_text().splitlines()[1] not in shown
+
+
+def test_a_certificate_for_another_is_no_good(authority: Authority) -> None:
+    host = "router.weft.weft"
+    files = CertificateFiles(*authority.issue(ID, host), authority.file, names=(ID, host))
+    certificate = Certificate(files)
+    before = certificate.current()
+    for others in ((ID,), (host,), ("spiffe://weft/weft/auth", "auth.weft.weft")):
+        authority.issue(*others)
+        touch(files, 10)
+        assert certificate.current() is before
+        with pytest.raises(ServiceError, match="is not for"):
+            Certificate(files)
