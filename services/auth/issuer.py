@@ -54,20 +54,27 @@ class Issuer:
                 raise ServiceError(Reason.ACTION_FORBIDDEN, "A session token is renewed for its own endpoint alone.")
             claims = await self._renewed(last)
         else:
+            # Who it is comes before what they ask for: a stranger is told nothing else.
+            parts = enrolment.split(credential)
+            key = await self._key_of(credential) if parts is None else None
             endpoint_name(endpoint, param="endpoint")
             if _INSTANCE.fullmatch(instance) is None:
                 message = "'instance' must be 1 to 64 letters, digits, '.', '_' or '-'."
                 raise ServiceError(Reason.ARGUMENT_INVALID, message, param="instance")
-            if (parts := enrolment.split(credential)) is not None:
-                claims = await self._enrolled(*parts, endpoint, instance)
+            if key is not None:
+                claims = self._by_key(key, endpoint, instance)
             else:
-                judged = await self._judge.look_up(credential)
-                if judged.key is None:
-                    message = "A worker shows a key, an enrolment token or a session token; this is none of them."
-                    raise ServiceError(Reason.ACTION_FORBIDDEN, message)
-                claims = self._by_key(judged.key, endpoint, instance)
+                assert parts is not None
+                claims = await self._enrolled(*parts, endpoint, instance)
         await self._denials.check(claims.principal)
         return tokens.issue(signing_keys[0], claims), int(claims.expires_at)
+
+    async def _key_of(self, credential: str) -> Key:
+        judged = await self._judge.look_up(credential)
+        if judged.key is None:
+            message = "A worker shows a key, an enrolment token or a session token; this is none of them."
+            raise ServiceError(Reason.ACTION_FORBIDDEN, message)
+        return judged.key
 
     async def _renewed(self, last: SessionClaims) -> SessionClaims:
         """By what it began with: else a worker whose key or start is revoked would renew for ever."""

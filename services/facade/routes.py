@@ -41,7 +41,9 @@ server.
 STATUS: Final = frozenset(
     f"/resource_server/{name}" for name in ("list-endpoints", "whoami", "status", "jobs", "models")
 )
-"""FIRST's status routes as operations; `jobs` and `models` are each of one cluster."""
+"""FIRST's status routes as operations."""
+PER_CLUSTER: Final = frozenset({"/resource_server/jobs", "/resource_server/models"})
+"""Those of them that are of one cluster: `/resource_server/{cluster}/jobs`."""
 OPEN_TO_ALL: Final = frozenset({"/resource_server/status"})
 """What is answered without a key, as FIRST does."""
 
