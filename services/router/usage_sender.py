@@ -112,7 +112,11 @@ class UsageSender:
     async def _record(self, records: list[CallRecord]) -> _Outcome:
         if not records:
             return _Outcome.KEPT
-        request = usage_pb2.RecordCallsRequest(records=map(to_proto, records))
+        try:
+            request = usage_pb2.RecordCallsRequest(records=map(to_proto, records))
+        except (TypeError, ValueError) as error:  # no message can hold it: a fault of ours, and nobody's to wait for
+            log.error("a usage record cannot be sent: %s", error)
+            return _Outcome.REFUSED
         try:
             await self._auth.RecordCalls(request, metadata=bearer(self._service_key()), timeout=_TIMEOUT)
         except (grpc.aio.AioRpcError, OSError) as error:

@@ -239,10 +239,11 @@ async def test_a_record_that_auth_refuses_does_not_hold_up_the_others(tmp_path: 
         usage.start()
         for number, model in enumerate(("m", "refused", "m")):
             usage.record(record(number, model=model))
+        usage.record(record(3, input_tokens=-1))  # which no message can hold
         await usage.finish()
         await usage.close(within=20)
     assert sorted(auth.kept) == [record(0).id, record(2).id]
-    assert dropped("refused") == before + 1
+    assert dropped("refused") == before + 2
     assert files(tmp_path) == []
 
 
