@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -100,12 +99,14 @@ class WindowMeter:
         window = self.window
         if principal is None:
             return window.take(amount, limit, now)
-        share = self._asking(principal, window.turn(now))
+        slot = window.turn(now)
+        share = self._asking(principal, slot)
         # Whoever keeps the sum within one share takes from nobody; only else the others are looked at.
         if window.used + amount > limit // len(self._shares) and amount > self.room(principal, limit, now):
             return -1
-        share.window.take(amount, sys.maxsize, now)
-        return window.take(amount, limit, now)
+        window.charge(slot, amount)
+        share.window.charge(slot, amount)
+        return slot
 
     def add(self, principal: str | None, slot: int, amount: int, now: float) -> int:
         """See `Meter.add`."""
@@ -152,9 +153,8 @@ class WindowMeter:
     def _prune(self, slot: int) -> None:
         """Forgets who has neither asked nor, by a late charge, used anything within the window."""
         self._pruned = slot
-        now = slot * self.window.width
         for principal, share in list(self._shares.items()):
-            share.window.turn(now)
+            share.window.turn_to(slot)
             if share.asked < slot - self.rule.slots and not share.window.used:
                 del self._shares[principal]
 

@@ -28,7 +28,10 @@ class Window:
 
     def turn(self, now: float) -> int:
         """The slot that runs; what is too old leaves the sum. A clock that goes back stands still."""
-        slot = int(now / self.width)
+        return self.turn_to(int(now / self.width))
+
+    def turn_to(self, slot: int) -> int:
+        """The same, where the slot is known: from its time it could be reckoned one too low."""
         if slot <= self._newest:
             return self._newest
         if self.used:
@@ -46,11 +49,13 @@ class Window:
 
         Returns what was added: nothing of a slot that counts no longer, and no more is given back than it holds.
         """
-        if not self._newest - self.slots <= slot < self._newest - self.slots + self._size:
+        if not 0 <= slot - self._newest + self.slots < self._size:
             return 0
         index = slot % self._size
-        amount = max(amount, -self._ring[index])
-        self._ring[index] += amount
+        there = self._ring[index]
+        if there < -amount:
+            amount = -there
+        self._ring[index] = there + amount
         self.used += amount
         if slot > self.last:
             self.last = slot
@@ -69,6 +74,15 @@ class Window:
         if slot > self.last:
             self.last = slot
         return slot
+
+    def charge(self, slot: int, amount: int) -> None:
+        """Charges the slot that runs, which `turn` has told of this window or of one like it."""
+        if slot != self._newest:
+            self.turn_to(slot)
+        self.used += amount
+        self._ring[slot % self._size] += amount
+        if slot > self.last:
+            self.last = slot
 
     def wait(self, amount: int, now: float) -> float:
         """Seconds until so much of what is charged now will have left the window."""
