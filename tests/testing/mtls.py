@@ -126,7 +126,8 @@ async def serving(
 ) -> AsyncIterator[str]:
     """A server on that wire, for the body of the `async with`; gives its address."""
     count = (counting or Counting()).serve
-    methods: dict[str, Any] = {name: grpc.unary_unary_rpc_method_handler(_who) for name in ("Who", "Parts", "Administer")}
+    asking = ("Who", "Parts", "Administer")
+    methods: dict[str, Any] = {name: grpc.unary_unary_rpc_method_handler(_who) for name in asking}
     handlers: Any = grpc.method_handlers_generic_handler(
         SERVICE, {**methods, "Count": grpc.unary_stream_rpc_method_handler(count)}
     )
