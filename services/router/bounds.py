@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET
 
 from services.core.errors import Reason, ServiceError
-from services.router.body import NONE, Fields, Wanted
+from services.router.body import Fields, Wanted
 from services.router.splice import Edit
 
 
@@ -107,8 +107,8 @@ _BARE: Final = frozenset({"image", "input_audio"})
 
 
 class _Message(msgspec.Struct, gc=False):
-    content: msgspec.Raw = NONE
-    output: msgspec.Raw = NONE
+    content: Any = None
+    output: Any = None
 
 
 _messages = msgspec.json.Decoder(list[_Message])
@@ -213,13 +213,8 @@ def _is_list(raw: msgspec.Raw) -> bool:
 def _parts(raw: msgspec.Raw) -> Iterator[dict[str, Any]]:
     """The parts of messages that are no text. Content that is one string is not looked into."""
     try:
-        lists = [
-            content
-            for message in _messages.decode(raw)
-            for content in (message.content, message.output)
-            if _is_list(content)
-        ]
-        values = [msgspec.json.decode(content) for content in lists]
+        messages = _messages.decode(raw)
+        values = [held for one in messages for held in (one.content, one.output) if isinstance(held, list)]
     except msgspec.ValidationError:  # a batch of chats, or what vLLM refuses
         values = [msgspec.json.decode(raw)]
     for value in values:
