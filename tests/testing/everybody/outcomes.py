@@ -30,6 +30,7 @@ async def call(channel: grpc.aio.Channel, method: MethodDescriptor, request: Any
     }
     metadata = bearer(credential)
     try:
+        stream: Any
         if method.client_streaming:
             stream = channel.stream_stream(path, **how)(iter([request]), metadata=metadata, timeout=SOON)
         elif method.server_streaming:
@@ -52,7 +53,7 @@ def _reason(error: grpc.aio.AioRpcError) -> str:
                 info = error_details_pb2.ErrorInfo()
                 if detail.Unpack(info):
                     assert error.code().value[0] == CATALOGUE_BY_NAME[info.reason].grpc.value
-                    return info.reason
+                    return str(info.reason)
     return error.code().name
 
 
