@@ -173,7 +173,9 @@ def test_a_full_disk_leaves_no_half_of_a_record(tmp_path: Path) -> None:
             pass
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
         spool.append([record(number) for number in range(2, 10)])
-        assert drain(spool) == [record(number).id for number in range(1, 10)]
+        spool.close()
+        again = UsageSpool(Path(sys.argv[1]), most_bytes=1_000_000)
+        assert drain(again) == [record(number).id for number in range(1, 10)]
         """
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, cwd=os.getcwd(), timeout=60)
