@@ -128,7 +128,11 @@ class Desk:
             self._waiting.extendleft(reversed(calls))
             raise
         else:
-            self._take(answer, sent, purses, question, calls)
+            try:
+                self._take(answer, sent, purses, question, calls)
+            except (IndexError, KeyError, TypeError, ValueError):  # nobody may wait for ever for such an answer
+                log.exception("the limits' store gave an answer that does not fit")
+                self._lost(StoreAwayError("its answer did not fit the question"), purses, question, calls)
 
     async def _run(self) -> None:
         while True:
