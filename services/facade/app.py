@@ -105,7 +105,10 @@ class App:
     async def _call(
         self, route: Route, scope: Scope, headers: Headers, receive: Receive, send: Send, request_id: bytes
     ) -> int:
-        if not any(name == "authorization" for name, _ in headers) and route.operation not in OPEN_TO_ALL:
+        credentials = sum(name == "authorization" for name, _ in headers)
+        if credentials > 1:  # A proxy in front might have judged the other one.
+            raise ServiceError(Reason.HEADER_INVALID, "The header 'Authorization' stands twice; send it once.")
+        if not credentials and route.operation not in OPEN_TO_ALL:
             raise ServiceError(Reason.CREDENTIAL_MISSING)  # before a body of any size is read
         body = await self._body(scope, receive) if route.method == "POST" else b""
         if body is None:
@@ -173,7 +176,7 @@ def _travelling(headers: list[tuple[bytes, bytes]]) -> tuple[Headers, bytes]:
     a new one.
     """
     request_id = b""
-    credential = False
+    credential, api_key = False, b""
     kept: list[tuple[str, str]] = []
     for name, value in headers:
         if name == b"x-request-id":
@@ -182,8 +185,10 @@ def _travelling(headers: list[tuple[bytes, bytes]]) -> tuple[Headers, bytes]:
         elif name in _TRAVELLING:
             credential = credential or name == b"authorization"
             kept.append((name.decode("latin-1"), value.decode("latin-1")))
-        elif name == b"x-api-key" and not credential:  # as Anthropic's clients send it
-            kept.append(("authorization", "Bearer " + value.decode("latin-1")))
+        elif name == b"x-api-key":
+            api_key = value
+    if api_key and not credential:  # as Anthropic's clients send it
+        kept.append(("authorization", "Bearer " + api_key.decode("latin-1")))
     request_id = request_id or new_request_id()
     kept.append(("x-request-id", request_id.decode()))
     return tuple(kept), request_id
