@@ -401,3 +401,20 @@ async def test_an_answer_that_took_a_while_keeps_to_the_credit(setting):
     call.grant(1 << 20)
     assert answer.ends == [None]
     assert json.loads(bytes(answer.body))["running"][0]["Models"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b'{"model":"a"', "body_not_json"),
+        (b'{"model":"none"}', "model_not_found"),
+        (b'{"model":"a","max_tokens":1,"max_tokens":2}', "duplicate_key"),
+    ],
+)
+async def test_refused_calls_of_known_callers_are_recorded_once(body, reason):
+    setting = Setting()
+    answer, _ = setting.open(request(body))
+    await answer.over.wait()
+    (record,) = setting.books.records
+    assert (record.outcome, record.status, record.endpoint) == (reason, answer.error.kind.http, "")
+    assert (record.input_tokens, record.output_tokens, record.estimated) == (0, 0, False)
