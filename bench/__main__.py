@@ -14,7 +14,7 @@ from pathlib import Path
 import uvloop
 from rich.console import Console
 
-from bench import measure
+from bench import gates, measure
 from bench.figures import Figures
 from bench.report import as_json, table
 from bench.systems import running
@@ -23,7 +23,7 @@ from services.runtime.child import ChildError
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 #: Columns of a table that goes to a file or a pipe.
 FILE_WIDTH = 150
-MEASUREMENTS = ("memory", "requests", "chunks")
+MEASUREMENTS = ("gates", "memory", "requests", "chunks")
 
 
 def main() -> None:
@@ -68,6 +68,11 @@ async def _bench(given: argparse.Namespace, home: Path, console: Console) -> Fig
     assert task
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     figures = Figures()
+    if "gates" in given.only:
+        console.print("The gates: authentication, permission, limits")
+        await gates.measure(given.seconds, given.rounds, home, figures)
+    if given.only == ["gates"]:
+        return figures
     console.print("Starting the simulators and both meshes")
     async with running(home) as systems:
         console.print("Warming up")
