@@ -47,7 +47,8 @@ WITH: Final = "CPU per call, with the gates"
 WITHOUT: Final = "CPU per call, without"
 AUTHENTICATION: Final = "CPU per call, authentication"
 PERMISSION: Final = "CPU per call, permission"
-LIMITS: Final = "CPU per call, limits and record"
+LIMITS: Final = "CPU per call, limits"
+UNLIMITED: Final = "CPU per call, record of a call without limits"
 
 _CALLS: Final = 2_000
 """In one turn."""
@@ -68,9 +69,8 @@ def _principal() -> Principal:
     return Principal("users/alice@anl.gov", frozenset({Role.USER}), Permissions(("*",)), identity, quotas)
 
 
-def _catalogue() -> Catalogue:
+def _catalogue(limits: Limits) -> Catalogue:
     access = AccessPolicy(allowed_globus_groups=(_GROUP,), allowed_domains=("anl.gov",), max_session_age=86400.0)
-    limits = Limits(together=_WIDE, each=_WIDE)
     model = ModelBinding("m")
     endpoint = Endpoint(_ENDPOINT, SessionBackend(), models=(model,), access=access, limits=limits)
     route = Route("routes/m", "m", targets=(RouteTarget(_ENDPOINT, "m"),), access=access, limits=limits)
@@ -90,7 +90,7 @@ async def measure(seconds: float, rounds: int, home: Path, figures: Figures) -> 
     """Adds the figures of so many rounds, of so many seconds each."""
     principals: Any = CachedAuthenticator(_Auth(), lambda: "")  # type: ignore[arg-type]
     principal = await principals.authenticate(_TOKEN)
-    catalogue = _catalogue()
+    catalogue, without_limits = _catalogue(Limits(together=_WIDE, each=_WIDE)), _catalogue(Limits())
     roster = Roster(settle=0)
     roster.set_catalogue(catalogue)
     permits = Permits(roster)
@@ -105,12 +105,24 @@ async def measure(seconds: float, rounds: int, home: Path, figures: Figures) -> 
     def permit() -> None:
         permits.permit(principal, _ASK)
 
-    def account() -> None:
-        bill = accounting.open(principal, _REQUEST, catalogue)
+    unrecorded = Accounting(Limiter(), lambda record: None)
+    unlimited = Principal("users/bob@anl.gov")
+
+    def go(through: Accounting, who: Principal, exists: Catalogue) -> None:
+        bill = through.open(who, _REQUEST, exists)
         bill.model = "m"
         assert bill.admit(wanted)
-        assert bill.admit_at(catalogue, _ENDPOINT)
+        assert bill.admit_at(exists, _ENDPOINT)
         bill.close("ok", 200, reached=True)
+
+    def account() -> None:
+        go(accounting, principal, catalogue)
+
+    def limit() -> None:
+        go(unrecorded, principal, catalogue)
+
+    def record() -> None:
+        go(accounting, unlimited, without_limits)
 
     def decode() -> None:  # What a call costs anyway, so that the ratio says something.
         read_body(_BODY)
@@ -119,7 +131,8 @@ async def measure(seconds: float, rounds: int, home: Path, figures: Figures) -> 
         WITHOUT: (decode,),
         AUTHENTICATION: (decode, authenticate),
         PERMISSION: (decode, permit),
-        LIMITS: (decode, account),
+        LIMITS: (decode, limit),
+        UNLIMITED: (decode, record),
         WITH: (decode, authenticate, permit, account),
     }
     try:
