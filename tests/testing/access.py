@@ -47,7 +47,14 @@ POLICIES = st.builds(
     st.none() | st.sampled_from([0.0, 10.0, 60.0, 120.0]),
     st.booleans(),
 )
-LENIENT = st.just(AccessPolicy()) | POLICIES
+_ONE_CONDITION = st.one_of(
+    st.builds(AccessPolicy, allowed_globus_groups=_some(GROUPS)),
+    st.builds(AccessPolicy, allowed_domains=_some(DOMAINS)),
+    st.builds(AccessPolicy, allowed_principals=_some(NAMES)),
+    st.builds(AccessPolicy, max_session_age=st.sampled_from([60.0, 120.0])),
+    st.builds(AccessPolicy, require_mfa=st.booleans()),
+)
+LENIENT = st.one_of(st.just(AccessPolicy()), _ONE_CONDITION, POLICIES)
 IDENTITIES = st.builds(
     Identity,
     kind=st.sampled_from(CredentialKind),
@@ -64,19 +71,19 @@ PRINCIPALS = st.builds(
     st.sampled_from(NAMES),
     permissions=st.builds(
         Permissions,
-        st.sampled_from([("*",), ("*",), ("m",), ()]),
-        st.sampled_from([(), (), ("n",)]),
+        st.sampled_from([("*",), ("*",), ("*",), ("m",), ()]),
+        st.sampled_from([(), (), (), ("n",)]),
         st.just(()),
-        st.sampled_from([(), (), ("chat/*",), ("/tokenize",)]),
+        st.sampled_from([(), (), (), ("chat/*",), ("/tokenize",)]),
     ),
     identity=IDENTITIES,
 )
 ASKS = st.builds(
     Ask,
-    st.sampled_from(OPERATIONS),
-    st.sampled_from([*MODELS, "unknown"]),
-    st.sampled_from(["", "", *CLUSTERS, "none"]),
-    st.sampled_from(["", "", "vllm", "api"]),
+    st.sampled_from(["/v1/chat/completions", *OPERATIONS]),
+    st.sampled_from(["m", "m", *MODELS, "unknown"]),
+    st.sampled_from(["", "", "", *CLUSTERS, "none"]),
+    st.sampled_from(["", "", "", "vllm", "api"]),
 )
 _CLUSTERS = st.builds(
     Cluster,
@@ -105,7 +112,8 @@ _ENDPOINTS = st.builds(
 @st.composite
 def catalogues(draw: st.DrawFn) -> Catalogue:
     """Some clusters, endpoints in them or in none that is known, and a route or two."""
-    resources: list[Resource] = [*draw(st.lists(_CLUSTERS, max_size=2)), *draw(st.lists(_ENDPOINTS, max_size=4))]
+    endpoints = draw(st.lists(_ENDPOINTS, min_size=1, max_size=4))
+    resources: list[Resource] = [*draw(st.lists(_CLUSTERS, max_size=4)), *endpoints]
     names = [*sorted({one.name for one in resources if isinstance(one, Endpoint)}), "clusters/a/endpoints/gone"]
     for model in draw(st.lists(st.sampled_from(MODELS), max_size=2, unique=True)):
         targets = draw(st.lists(st.builds(RouteTarget, st.sampled_from(names)), max_size=3))

@@ -280,6 +280,22 @@ def test_the_order_of_refusals_is_firsts(
     assert decision.error.reason is Reason[reason]
 
 
+@pytest.mark.parametrize("closed", ["cluster", "endpoint", "route"])
+def test_each_of_cluster_endpoint_and_route_can_refuse(closed: str) -> None:
+    access = {kind: AccessPolicy(("g",) if kind == closed else ()) for kind in ("cluster", "endpoint", "route")}
+    catalogue = Catalogue.of(
+        [
+            dataclasses.replace(SITE, access=access["cluster"]),
+            dataclasses.replace(HERE, access=access["endpoint"]),
+            Route("routes/m", "m", (RouteTarget(HERE.name),), access=access["route"]),
+        ]
+    )
+    refused = decided(person(), Ask(CHAT, "m"), catalogue, NOW)
+    assert refused.error is not None
+    assert refused.error.reason is Reason.MODEL_FORBIDDEN
+    assert decided(person(groups=frozenset({"g"})), Ask(CHAT, "m"), catalogue, NOW).endpoints == {HERE.name}
+
+
 def test_an_endpoint_whose_cluster_is_not_known_is_for_nobody() -> None:
     decision = decided(person(), Ask(CHAT, "m"), Catalogue.of([HERE]), NOW)
     assert decision.error is not None
