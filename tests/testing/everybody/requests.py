@@ -89,7 +89,7 @@ _FIELDS: Final[Mapping[str, dict[str, Any]]] = {
     "weft.auth.v1.AuthService/RevokeKey": {"name": "keys/absent"},
     "weft.auth.v1.AuthService/RotateKey": {"name": "keys/absent"},
     "weft.auth.v1.AuthService/DenyPrincipal": {"principal": "users/somebody"},
-    "weft.auth.v1.AuthService/AdmitPrincipal": {"principal": "users/somebody"},
+    "weft.auth.v1.AuthService/AdmitPrincipal": {"principal": "users/nobody"},
     "weft.auth.v1.AuthService/GetPrincipal": {"name": "keys/absent"},
     "weft.registry.v1.RegistryService/CreateCluster": {"cluster": {"name": "clusters/local"}},
     "weft.registry.v1.RegistryService/GetCluster": {"name": "clusters/local"},

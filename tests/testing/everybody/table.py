@@ -124,7 +124,7 @@ RPCS: Final[Mapping[str, Row]] = {
     "weft.auth.v1.AuthService/RevokeKey": Row(_ADMIN, "RESOURCE_NOT_FOUND"),
     "weft.auth.v1.AuthService/RotateKey": Row(_ADMIN, "RESOURCE_NOT_FOUND"),
     "weft.auth.v1.AuthService/DenyPrincipal": Row(_ADMIN),
-    "weft.auth.v1.AuthService/AdmitPrincipal": Row(_ADMIN),
+    "weft.auth.v1.AuthService/AdmitPrincipal": Row(_ADMIN, "RESOURCE_NOT_FOUND"),
     "weft.auth.v1.AuthService/ListDenials": Row(_ADMIN),
     "weft.auth.v1.AuthService/GetPolicy": Row(_OPERATORS),
     "weft.auth.v1.AuthService/GetPrincipal": Row(_ADMIN, "RESOURCE_NOT_FOUND"),
