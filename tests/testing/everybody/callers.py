@@ -43,7 +43,7 @@ async def make_callers(mesh: Mesh, globus: GlobusAuth, gateway: App, listed: App
             "stale session": globus.token(alice, gateway, session=globus.session(alice, age=2 * SESSION_AGE)),
             "token of another service": globus.token(alice, globus.add_app("another", secret="x")),
             "service account": globus.token(listed, gateway),
-            "service account, not listed": globus.token(globus.add_app("robot", secret="x"), gateway),
+            "unlisted service account": globus.token(globus.add_app("robot", secret="x"), gateway),
         }
         keys = await _keys(stubs)
         worker = (mesh.home / "worker.key").read_text().strip()
@@ -90,7 +90,7 @@ async def _keys(stubs: Stubs) -> dict[str, str]:
     prefix, identity, _ = one.key.split("_", 2)
     secret = another.key.split("_", 2)[2]
     return {
-        "user, by key": one.key,
+        "user by key": one.key,
         "swapped key": f"{prefix}_{identity}_{secret}",
         "expired key": expired.key,
         "revoked key": revoked.key,

@@ -23,13 +23,13 @@ STRANGERS: Final = {
     "denied": "IDENTITY_FORBIDDEN",
     "other domain": "IDENTITY_FORBIDDEN",
     "stale session": "SESSION_INSUFFICIENT",
-    "service account, not listed": "IDENTITY_FORBIDDEN",
+    "unlisted service account": "IDENTITY_FORBIDDEN",
 }
 """Callers who are unknown, or known and refused, with what they hear wherever somebody has to be known."""
 
 ADMITTED: Final = (
     "user",
-    "user, by key",
+    "user by key",
     "other group",
     "service account",
     "worker",
@@ -50,9 +50,9 @@ CALLERS: Final = {
     "denied": "a key of a principal whom an administrator has denied",
     "other domain": "a person whose identity is of a domain that the mesh does not admit",
     "stale session": "a person of the right domain, who logged in too long ago",
-    "service account, not listed": "a client of Globus Auth's that the mesh does not list",
+    "unlisted service account": "a client of Globus Auth's that the mesh does not list",
     "user": "a person, by a token of Globus Auth's, in the group that may use the model",
-    "user, by key": "a person by an API key, whom the model's endpoint lists",
+    "user by key": "a person by an API key, whom the model's endpoint lists",
     "other group": "a person whom the mesh admits, and who is not in the group that may use the model",
     "service account": "a client of Globus Auth's that the mesh lists, and the model's endpoint too",
     "worker": "a worker's key, for the endpoint that is asked about",
@@ -61,7 +61,7 @@ CALLERS: Final = {
     "administrator": "an administrator's key",
 }
 
-_PEOPLE: Final = ("user", "user, by key", "other group", "service account", "administrator")
+_PEOPLE: Final = ("user", "user by key", "other group", "service account", "administrator")
 _KNOWN: Final = (*_PEOPLE, "service")
 _OPERATORS: Final = ("service", "administrator")
 _ADMIN: Final = ("administrator",)
@@ -87,7 +87,7 @@ class Row:
         return STRANGERS.get(caller, self.others)
 
 
-_CALL: Final = Row(("user", "user, by key", "service account", "administrator"), others="MODEL_FORBIDDEN")
+_CALL: Final = Row(("user", "user by key", "service account", "administrator"), others="MODEL_FORBIDDEN")
 """A call to a model. Its endpoint lists a group, and some principals; workers and services have no model in scope."""
 
 _NOT_A_SESSION_TOKEN: Final = dict.fromkeys(_EVERYBODY, "CREDENTIAL_INVALID") | {"none": "CREDENTIAL_MISSING"}
