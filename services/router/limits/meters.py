@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Protocol
 
 from services.router.limits.claims import Rule
-from services.router.limits.fairness import fair_room
+from services.router.limits.fairness import UnusedShares, fair_room
 from services.router.limits.windows import Window
 
 
@@ -67,7 +66,7 @@ class _Share:
 class WindowMeter:
     """Counts requests or tokens within a window; see `Meter`."""
 
-    __slots__ = ("_ahead", "_pruned", "_shares", "rule", "users", "window")
+    __slots__ = ("_ahead", "_pruned", "_shares", "_unused", "rule", "users", "window")
 
     def __init__(self, rule: Rule, ahead: float = 0.0) -> None:
         self.rule = rule
@@ -75,6 +74,7 @@ class WindowMeter:
         self.window = self._new_window(ahead)
         self._ahead = ahead
         self._shares: dict[str, _Share] = {}
+        self._unused = UnusedShares()
         self._pruned = -1
 
     def room(self, principal: str | None, limit: int, now: float) -> int:
@@ -90,9 +90,15 @@ class WindowMeter:
             return max(limit - self.window.used, 0)
         if slot != self._pruned:
             self._prune(slot)
-        share = self._shares.get(principal)
-        mine = share.window.used if share is not None and share.window.turn(now) >= 0 else 0
-        return fair_room(limit, self.window.used, mine, self._others(share, now), len(self._shares))
+        share, active = self._shares.get(principal), len(self._shares)
+        if share is not None:
+            share.window.turn(now)
+        mine = share.window.used if share is not None else 0
+        kept = limit // (active or 1)
+        unused = self._unused.of_all(kept, (one.window.used for one in self._shares.values()))
+        if share is not None:
+            unused -= max(kept - mine, 0)
+        return fair_room(limit, self.window.used, mine, unused, active)
 
     def take(self, principal: str | None, amount: int, limit: int, now: float) -> int:
         """See `Meter.take`."""
@@ -105,7 +111,9 @@ class WindowMeter:
         if window.used + amount > limit // len(self._shares) and amount > self.room(principal, limit, now):
             return -1
         window.charge(slot, amount)
+        used = share.window.used
         share.window.charge(slot, amount)
+        self._unused.changed(used, share.window.used)
         return slot
 
     def add(self, principal: str | None, slot: int, amount: int, now: float) -> int:
@@ -114,8 +122,10 @@ class WindowMeter:
         added = self.window.add(slot, amount)
         if principal is not None and added:
             share = self._shares.get(principal) or self._asking(principal, current)
+            used = share.window.used
             share.window.turn(now)
             share.window.add(slot, added)
+            self._unused.changed(used, share.window.used)
         return added
 
     def charge(self, principal: str | None, amount: int, now: float) -> None:
@@ -141,18 +151,14 @@ class WindowMeter:
         share = self._shares.get(principal)
         if share is None:
             share = self._shares[principal] = _Share(self._new_window(self._ahead))
+            self._unused.forget()
         share.asked = slot
         return share
-
-    def _others(self, mine: _Share | None, now: float) -> Iterator[int]:
-        for share in self._shares.values():
-            if share is not mine:
-                share.window.turn(now)
-                yield share.window.used
 
     def _prune(self, slot: int) -> None:
         """Forgets who has neither asked nor, by a late charge, used anything within the window."""
         self._pruned = slot
+        self._unused.forget()
         for principal, share in list(self._shares.items()):
             share.window.turn_to(slot)
             if share.asked < slot - self.rule.slots and not share.window.used:
