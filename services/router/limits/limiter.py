@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import Final
 
 from services.core.errors import Reason, ServiceError
+from services.core.inference import Headers
+from services.router.limits.account import Account
 from services.router.limits.claims import Claim
-from services.router.limits.counters import Account
 from services.router.limits.metrics import ADMITTED, SUBJECTS, count_refused
-from services.router.limits.refusals import Headers, Shortage, Standing, above_limit, headers_of, refusal
+from services.router.limits.refusals import Shortage, above_limit, refusal
 from services.router.limits.source import OwnSource, Source
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class Admission:
     @property
     def headers(self) -> Headers:
         """OpenAI's `x-ratelimit-…`, as the limits stand now."""
-        return _headers(self._account, self._clock())
+        return self._account.headers.at(self._clock())
 
     def settle(self, tokens: int) -> None:
         """The call has ended, and has used so many tokens, of prompt and answer together.
@@ -170,7 +171,7 @@ class Limiter:
         return account
 
     def _refused(self, account: Account, shortages: list[Shortage], now: float) -> ServiceError:
-        error = refusal(shortages, _headers(account, now))
+        error = refusal(shortages, account.headers.at(now))
         count_refused(error.reason)
         return error
 
@@ -188,7 +189,3 @@ def _shortages(account: Account, tokens: int, now: float) -> list[Shortage]:
         if room < amount:
             short.append(Shortage(counter.subject, counter.rule, amount, room, counter.wait(amount, now)))
     return short
-
-
-def _headers(account: Account, now: float) -> Headers:
-    return headers_of([Standing(counter.rule, counter.room(now), counter.reset(now)) for counter in account.counters])

@@ -1,16 +1,14 @@
-"""What is said of limits: the errors of calls that are not admitted, and OpenAI's headers."""
+"""The errors of calls that are not admitted."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Final, NamedTuple
 
 from services.core.errors import QuotaViolation, Reason, ServiceError
+from services.core.inference import Headers
 from services.router.limits.claims import Kind, Rule
-
-Headers = tuple[tuple[str, str], ...]
 
 
 class Shortage(NamedTuple):
@@ -21,14 +19,6 @@ class Shortage(NamedTuple):
     amount: int
     room: int
     wait: float
-
-
-class Standing(NamedTuple):
-    """How a rule stands: what is left of it, and in how many seconds all of it will be there again."""
-
-    rule: Rule
-    remaining: int
-    reset: float
 
 
 _REASONS: Final = {
@@ -67,40 +57,6 @@ def above_limit(subject: str, rule: Rule, tokens: int) -> ServiceError:
         param="max_tokens",
         violations=(QuotaViolation(subject, _amount(rule)),),
     )
-
-
-def headers_of(standings: Sequence[Standing]) -> Headers:
-    """OpenAI's headers (https://platform.openai.com/docs/guides/rate-limits), of the tightest rule of requests and
-    the tightest of tokens: that of which the least is left.
-    """
-    headers: list[tuple[str, str]] = []
-    for name, kinds in (("requests", (Kind.REQUESTS,)), ("tokens", (Kind.MINUTE, Kind.DAY))):
-        tightest = min((one for one in standings if one.rule.kind in kinds), key=_remaining, default=None)
-        if tightest is not None:
-            headers += (
-                (f"x-ratelimit-limit-{name}", str(tightest.rule.limit)),
-                (f"x-ratelimit-remaining-{name}", str(tightest.remaining)),
-                (f"x-ratelimit-reset-{name}", duration(tightest.reset)),
-            )
-    return tuple(headers)
-
-
-def duration(seconds: float) -> str:
-    """As OpenAI writes it, rounded up: `12ms`, `1s`, `6m0s`, `23h59m0s`."""
-    return _written(math.ceil(seconds * 1000 - 1e-6) if seconds < 1 else math.ceil(seconds - 1e-6) * 1000)
-
-
-@lru_cache(maxsize=2048)
-def _written(milliseconds: int) -> str:
-    if milliseconds < 1000:
-        return f"{milliseconds}ms"
-    minutes, seconds = divmod(milliseconds // 1000, 60)
-    hours, minutes = divmod(minutes, 60)
-    return (f"{hours}h" if hours else "") + (f"{minutes}m" if hours or minutes else "") + f"{seconds}s"
-
-
-def _remaining(standing: Standing) -> int:
-    return standing.remaining
 
 
 def _who(subject: str) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Final
 
 from services.core.errors import Reason, ServiceError
+from services.router.limits.account import Account
 from services.router.limits.claims import Claim, Rule, is_shared, rules_of_claims
-from services.router.limits.counters import Account, Counter
+from services.router.limits.counters import Counter
 from services.router.limits.desk import Desk
 from services.router.limits.exchange import HEARTBEAT, LEASE_LIFE, QuotaStore, StoreAwayError
 from services.router.limits.memory import Books

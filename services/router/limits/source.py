@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+from services.router.limits.account import Account
 from services.router.limits.claims import Claim
-from services.router.limits.counters import Account, Counter
+from services.router.limits.counters import Counter
 from services.router.limits.memory import Books
 from services.router.limits.metrics import STORE_UP
 from services.router.limits.refusals import Shortage

@@ -8,8 +8,8 @@ from services.core.errors import CATALOGUE, Reason, ServiceError
 from services.core.quota import Quota
 from services.router.limits import limiter as limiter_module
 from services.router.limits.claims import Claim
+from services.router.limits.headers import duration
 from services.router.limits.limiter import Admission, Limiter
-from services.router.limits.refusals import duration
 from services.router.limits.source import OwnSource
 from tests.testing.clock import Clock
 
