@@ -93,6 +93,11 @@ _POINTERS: Final = frozenset(
 )
 """Types of a message's parts, and the keys that hold them, whose tokens are not those of their text."""
 
+_POINTING_WORDS: Final = (b"image", b"audio", b"video", b"file", b"document")
+"""One of these stands in every pointer. A plain body without them is not looked through, which costs as much as all
+else that its bound does.
+"""
+
 _IN_BASE64: Final = {
     "image": ("data",),
     "image_url": ("url", "image_url"),
@@ -127,7 +132,8 @@ def bound(operation: str, body: bytes, wanted: Wanted, reckoning: Reckoning) -> 
         return NOTHING
     # Text in UTF-16 may have half as many bytes again in UTF-8, in which tokens are cut.
     size = len(body) if wanted.plain or b"\x00" not in body else len(body) * 3 // 2
-    pointers, held = _pointers(fields)
+    looked_into = not wanted.plain or any(word in body for word in _POINTING_WORDS)
+    pointers, held = _pointers(fields) if looked_into else (_earlier(fields), 0)
     prompt = size - held + reckoning.overhead + pointers * reckoning.unseen
     if operation in _SILENT:
         return Bound(prompt, 0, 0, (), given=True)
@@ -194,16 +200,18 @@ def _entries(raw: msgspec.Raw) -> int:
 
 def _pointers(fields: Fields) -> tuple[int, int]:
     """How many things a body points to, and the bytes of those that it holds itself, as data in base64."""
-    count = sum(
-        value is not UNSET and value is not None for value in (fields.previous_response_id, fields.conversation)
-    )
-    size = 0
+    count, size = _earlier(fields), 0
     for raw in (fields.messages, fields.input):
         if _is_list(raw):
             parts = list(_parts(raw))
             count += len(parts)
             size += sum(map(_held, parts))
     return count, size
+
+
+def _earlier(fields: Fields) -> int:
+    """How many earlier responses a body goes on from."""
+    return sum(value is not UNSET and value is not None for value in (fields.previous_response_id, fields.conversation))
 
 
 def _is_list(raw: msgspec.Raw) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from services.core.errors import Reason, ServiceError
+from services.router import bounds
 from services.router.body import read_body
 from services.router.bounds import MOST_TOKENS, Reckoning, bound, edits_for, fitting
 from services.router.splice import splice
@@ -147,3 +148,7 @@ def test_how_long_answers_fit(room, answer):
     assert found.prompt == 65
     assert fitting(found, room) == answer
     assert fitting(found._replace(texts=0), room) == 0
+
+
+def test_every_pointer_holds_a_word_that_is_looked_for() -> None:
+    assert all(any(word in pointer.encode() for word in bounds._POINTING_WORDS) for pointer in bounds._POINTERS)
