@@ -9,7 +9,7 @@ import msgspec
 from services.core.deadlines import Bounds
 from services.core.errors import Reason, ServiceError
 from services.router.bounds import Reckoning
-from services.router.dispatch import DispatchSettings
+from services.router.dispatcher import DispatchSettings
 from services.router.limits.config import LimitsConfig
 from services.rpc.limits import MuxLimits
 from services.rpc.server_tls import TlsListener

@@ -4,84 +4,41 @@ This is the one layer that retries. Until the first byte of the body nothing has
 failed attempt moves to another server; after it, a failure ends the call with an error, for an answer continued
 elsewhere would not be one answer.
 
-A call for a model without a free server waits: a little for workers that come back, and as long as its caller has
-patience where a worker can be started. A streamed one hears meanwhile how things stand (`heartbeat.py`).
+A call for a model without a free server waits (`wait.py`). A streamed one hears meanwhile how things stand
+(`heartbeat.py`).
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
-from services.core.access import unknown_model
-from services.core.deadlines import HOP, Bounds, Scheduler, Timer, Watchdog
+from services.core.deadlines import Watchdog
 from services.core.errors import Reason, ServiceError
 from services.core.inference import Head, Headers, Receiver, Request
-from services.router import verdict
 from services.router.attempt import Attempt
-from services.router.audit import CallAudit, Record
+from services.router.audit import Record
 from services.router.bill import Bill
 from services.router.body import Wanted
-from services.router.cold import ColdEndpoints
 from services.router.credit import Credit
-from services.router.heartbeat import (
-    EVENT_STREAM,
-    STREAMED,
-    Misfit,
-    comment,
-    error_event,
-    is_event_stream,
-)
+from services.router.dispatcher import Dispatcher
+from services.router.heartbeat import EVENT_STREAM, STREAMED, is_event_stream, waiting_comment, working_comment
+from services.router.misfit import Misfit
 from services.router.outward import outward_body
-from services.router.patience import read_patience
 from services.router.permits import Permit
-from services.router.plan import Plan, Policy, plan
-from services.router.roster import Roster
-from services.router.targets import Launchable, Server, Sought, Target
+from services.router.plan import Plan, plan
+from services.router.policies import reckon
+from services.router.targets import Server, Target
 from services.router.trimmed import Trimmed
+from services.router.wait import Wait
 
 log = logging.getLogger(__name__)
 
-_ANSWER_TOKENS: Final = 256
-"""What a call without a bound is reckoned to generate, for comparing loads."""
-
-_SOONEST_COMMENT: Final = 1.0
-"""Seconds of silence that no client hears a comment before, however little patience it claims."""
-
-_MOST_TOKENS: Final = 1 << 20
-"""What one call is reckoned to cost at most: a client that asks for 10^18 tokens is not to make a server look busy."""
-
-
-@dataclass(frozen=True, slots=True)
-class DispatchSettings:
-    """How hard the router tries. Durations are in seconds, sizes in bytes."""
-
-    bounds: Bounds
-    max_attempts: int
-    wait_for_worker: float
-    max_waiting: int
-    cold_patience: float = 600.0
-    heartbeat_after: float = 15.0
-    max_waiting_bytes: int = 512 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Dispatcher:
-    """Starts calls."""
-
-    roster: Roster
-    policy: Policy
-    settings: DispatchSettings
-    scheduler: Scheduler
-    finished: Callable[[DispatchedCall, str], None]
-    audit: CallAudit
-    cold: ColdEndpoints = field(default_factory=ColdEndpoints)
+_NOWHERE: Final = Permit(frozenset())
 
 
 class DispatchedCall:
@@ -111,7 +68,9 @@ class DispatchedCall:
         self.request = request
         self.model = model
         self.attempts = 0
-        self.turn = 0
+        self.permit = _NOWHERE
+        self.planned = Plan((), ())
+        self.last_error: ServiceError | None = None
         self.started = dispatcher.scheduler.time()
         self.first_byte_at: float | None = None
         self._dispatcher = dispatcher
@@ -122,7 +81,6 @@ class DispatchedCall:
         self.caller = caller
         self._asked = asked
         self._ask_permit = permit
-        self._permit = Permit(frozenset())
         self._bill = bill
         self._over_limits: dict[str, ServiceError] = {}
         self._adds_usage = False
@@ -131,12 +89,7 @@ class DispatchedCall:
         self._status = 0
         self._record: Record | None = None
         self._tried: list[Server] = []
-        self._waiting: Timer | None = None
-        self._waiting_until = 0.0
-        self._cold_until: float | None = None
-        self._planned = Plan((), ())
-        self._last_error: ServiceError | None = None
-        self._held = False
+        self._its_wait: Wait | None = None
         self._over = False
         self._said = b""
         settings = dispatcher.settings
@@ -186,19 +139,19 @@ class DispatchedCall:
             return  # The client left between the opening of the call and this first step.
         request, dispatcher = self.request, self._dispatcher
         try:
-            self._permit = self._ask_permit()
+            self.permit = self._ask_permit()
         except ServiceError as error:
             self.fail(error)
             return
-        self._planned = planned = plan(
+        self.planned = planned = plan(
             dispatcher.roster.find(self.model, request.cluster, request.framework) or (),
             policy=dispatcher.policy,
             caller=self.caller,
             tried=self._tried,
-            permitted=self._permit.endpoints,
+            permitted=self.permit.endpoints,
         )
         if self.attempts >= dispatcher.settings.max_attempts:
-            self.fail(self._last_error or ServiceError(Reason.NO_WORKER))
+            self.fail(self.last_error or ServiceError(Reason.NO_WORKER))
         elif planned.candidates:
             self._choose(planned)
         else:
@@ -222,8 +175,8 @@ class DispatchedCall:
                 self._bill.ask(functools.partial(self._asked_at, endpoint), endpoint)
             return
         over = next((refused[target.server.endpoint] for target in planned.candidates), ServiceError(Reason.NO_WORKER))
-        if planned.awaited and self._last_error is None:
-            self._last_error = over
+        if planned.awaited and self.last_error is None:
+            self.last_error = over
             self._wait()
         else:
             self.fail(over)
@@ -234,10 +187,8 @@ class DispatchedCall:
         self.next_attempt()
 
     def _try(self, target: Target, *, alternatives: bool) -> None:
-        self._stop_waiting()
-        if self._held:
-            self._held = False
-            self._watchdog.ask_at(self._dispatcher.scheduler.time())
+        if self._its_wait is not None:
+            self._its_wait.served()
         try:
             request = self._request_for(target)
             if target.audited:
@@ -249,7 +200,9 @@ class DispatchedCall:
             return
         self.attempts += 1
         may_move = alternatives and self.attempts < self._dispatcher.settings.max_attempts
-        self._attempt = Attempt(self, target.server, may_move=may_move, cost=self._cost())
+        self._attempt = Attempt(
+            self, target.server, may_move=may_move, cost=reckon(self.request.body, self._wanted.max_tokens)
+        )
         credit, inference = self._credit.lend(), target.server.inference
         if self._record is None:
             self._attempt.call = inference.open(request, self._attempt, credit)
@@ -257,8 +210,8 @@ class DispatchedCall:
             self._attempt.call = self._record.open(inference, request, self._attempt, credit)
 
     def _request_for(self, target: Target) -> Request:
-        request, wanted = self.request, self._wanted
-        body, self._adds_usage = outward_body(request, wanted, target, self._bill.edits)
+        request = self.request
+        body, self._adds_usage = outward_body(request, self._wanted, target, self._bill.edits)
         return msgspec.structs.replace(
             request,
             body=body,
@@ -268,120 +221,34 @@ class DispatchedCall:
             framework="",
         )
 
-    def _cost(self) -> int:
-        # Four bytes a token is the usual reckoning for English; it only has to compare calls with each other.
-        return len(self.request.body) // 4 + min(self._wanted.max_tokens or _ANSWER_TOKENS, _MOST_TOKENS)
-
     # Waiting
 
     def _wait(self) -> None:
-        """Waits for a worker to come, or to come back, as during a restart."""
-        dispatcher = self._dispatcher
-        scheduler, roster, now = dispatcher.scheduler, dispatcher.roster, dispatcher.scheduler.time()
-        sought = self._sought()
-        launchable = roster.launchable(sought)
-        until = self._waits_until(launchable)
-        if not self.turn and self._crowded():
-            self.fail(self._last_error or verdict.crowded(roster.waiting))
-        elif now >= until or verdict.closed(self._planned, launchable) or self._hopeless(launchable):
-            self._give_up()
-        else:
+        if self._waits().begin():
             self._tried.clear()
             self._over_limits.clear()
-            ends = min(until, now + self._permit.lasts)
-            if self._waiting is None or ends != self._waiting_until:
-                self._stop_waiting()
-                self._waiting, self._waiting_until = scheduler.call_at(ends, self._waited), ends
-                if launchable and self.request.first_byte_timeout is None:
-                    self._held = True
-                    self._watchdog.ask_at(math.inf)
-            roster.waiting_calls.add(self, sought)
 
-    def _waited(self) -> None:
-        """It has waited as long as it does, or as it may without being judged anew: its login may be too old now."""
-        if self._dispatcher.scheduler.time() < self._waits_until(self._launchable()):
-            self._waiting = None
-            self._dispatcher.roster.waiting_calls.wake(self)
-        else:
-            self._give_up()
+    def _waits(self) -> Wait:
+        if self._its_wait is None:
+            self._its_wait = Wait(self, self._dispatcher, self._watchdog, self._asked, streamed=self._streamed)
+        return self._its_wait
 
     @property
     def computing(self) -> bool:
         """Whether a server has the call now."""
         return self._attempt is not None
 
-    @property
-    def size(self) -> int:
-        """See `Waiter.size`."""
-        return len(self.request.body)
-
-    def _crowded(self) -> bool:
-        """Whether as many calls wait as may, or hold as many bytes."""
-        settings, waiting = self._dispatcher.settings, self._dispatcher.roster.waiting_calls
-        return len(waiting) >= settings.max_waiting or waiting.size + self.size > settings.max_waiting_bytes
-
-    def _waits_until(self, launchable: Sequence[Launchable]) -> float:
-        settings = self._dispatcher.settings
-        if all(one.closed for one in launchable):
-            return self.started + settings.wait_for_worker
-        if self._cold_until is None:
-            patience = read_patience(self._asked)
-            if self._streamed and patience.silence < 2 * settings.heartbeat_after:
-                self._watchdog.quiet_every(max(_SOONEST_COMMENT, patience.silence / 2))
-            own = (bound - HOP for bound in (self.request.timeout, self.request.first_byte_timeout) if bound)
-            seconds = min(settings.cold_patience, patience.wait if self._streamed else patience.whole, *own)
-            self._cold_until = self.started + seconds
-        return self._cold_until
-
-    def _hopeless(self, launchable: Sequence[Launchable]) -> bool:
-        """Whether no worker will come in time, as those that were started have failed."""
-        if not launchable or self._planned.awaited:
-            return False
-        within = self._waits_until(launchable) - self._dispatcher.scheduler.time()
-        return self._dispatcher.cold.hopeless(launchable, within)
-
-    def _sought(self) -> Sought:
-        request, endpoints = self.request, self._permit.endpoints
-        return self._dispatcher.roster.sought(self.model, request.cluster, request.framework, self.caller, endpoints)
-
-    def _launchable(self) -> tuple[Launchable, ...]:
-        return self._dispatcher.roster.launchable(self._sought())
-
-    def _stop_waiting(self) -> None:
-        if self._waiting is not None:
-            self._waiting.cancel()
-            self._waiting = None
-
-    def _give_up(self) -> None:
-        launchable = self._launchable()
-        if self._last_error is not None:
-            self.fail(self._last_error)
-        elif shut := verdict.closed(self._planned, launchable):
-            self.fail(ServiceError(Reason.CLUSTER_MAINTENANCE, shut))
-        elif self._dispatcher.roster.find(self.model, self.request.cluster, self.request.framework) is None:
-            self.fail(unknown_model(self.model))
-        else:
-            outlook = self._dispatcher.cold.outlook(launchable) if launchable else None
-            self.fail(verdict.not_served(self.model, self._planned, outlook))
-
     def state_changed(self) -> None:
-        """See `Waiter.state_changed`."""
-        if self._hopeless(self._launchable()):
-            self._give_up()
-        elif self._said and self._comment() != self._said:
+        """See `WaitingCall.state_changed`."""
+        if self._said and self._comment() != self._said:
             self._beat()
 
     # Heartbeats
 
     def _comment(self) -> bytes:
-        attempt, cold = self._attempt, self._dispatcher.cold
-        if attempt is None:
-            outlook = cold.outlook(self._launchable())
-            return comment(outlook.word, outlook.detail)
-        known = cold.get(attempt.server.endpoint)
-        if known is not None and known.tasks:
-            return comment("working", "its answer travels as a task, and comes as a whole")
-        return comment("working", "the model server has the call, and has not begun its answer")
+        if self._attempt is None:
+            return waiting_comment(self._waits().outlook)
+        return working_comment(self._dispatcher.cold.get(self._attempt.server.endpoint))
 
     def _beat(self) -> None:
         """Tells the client how things stand, which commits the answer to a stream of events."""
@@ -404,7 +271,7 @@ class DispatchedCall:
         self._bill.leave()
         self._credit.take_back()
         self._write_outcome(error.reason.name.lower())
-        self._last_error = error
+        self.last_error = error
         self._tried.append(attempt.server)
         if error.reason is Reason.UPSTREAM_UNREACHABLE:
             attempt.server.ready = False  # until it is heard to be well again
@@ -433,23 +300,12 @@ class DispatchedCall:
         if not self._said:
             self._receiver.head(told)
         elif not is_event_stream(head) and self._attempt is not None:
-            self._attempt.hand_over(Misfit(self, head, self._credit.lent))
+            self._attempt.hand_over(Misfit(self, self.request.operation, head, self._credit.lent))
 
-    def misfit(self, head: Head, body: bytes) -> None:
-        """A server's answer is no event stream, and the client has the beginning of one: it becomes its last event."""
-        if head.status < 400:
-            message = f"The model server answered with status {head.status} and no stream of events."
-            self.fail(ServiceError(Reason.UPSTREAM_BROKEN, message))
-            return
-        event = error_event(self.request.operation, head.status, body, self._credit.left)
-        if event is None:
-            message = f"The model server answered with status {head.status}."
-            self.fail(ServiceError(Reason.UPSTREAM_BROKEN, message))
-            return
+    def last(self, event: bytes) -> None:
+        """See `MisfitOwner.last`."""
         self._receiver.data(event)
-        if not self._over:
-            self._finish("ok")
-            self._receiver.end()
+        self.end()
 
     @property
     def room(self) -> int:
@@ -488,16 +344,15 @@ class DispatchedCall:
 
     def _expire(self, error: ServiceError) -> None:
         if error.reason is Reason.FIRST_BYTE_TIMEOUT and self._attempt is None:
-            self._give_up()
+            self._waits().give_up()
         else:
             self.fail(error)
 
     def _finish(self, outcome: str, status: int = 0) -> None:
         self._over = True
         self._watchdog.close()
-        self._stop_waiting()
-        if self.turn:
-            self._dispatcher.roster.waiting_calls.leave(self)
+        if self._its_wait is not None:
+            self._its_wait.leave()
         attempt, self._attempt = self._attempt, None
         if self._trimmed is not None:
             self._bill.taken_out = self._trimmed.usage

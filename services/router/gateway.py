@@ -19,7 +19,8 @@ from services.core.inference import Call, Head, Inference, Receiver, Request
 from services.core.principal import Principal
 from services.router.bill import Accounting, Bill
 from services.router.body import read_body
-from services.router.dispatch import DispatchedCall, Dispatcher
+from services.router.dispatch import DispatchedCall
+from services.router.dispatcher import Dispatcher
 from services.router.first import StatusRoutes
 from services.router.later import LaterAnswer
 from services.router.models import list_models, only_model

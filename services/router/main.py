@@ -25,7 +25,7 @@ from services.router.backends.session import Sessions
 from services.router.bill import Accounting
 from services.router.cold import ColdEndpoints
 from services.router.config import RouterConfig
-from services.router.dispatch import Dispatcher
+from services.router.dispatcher import Dispatcher
 from services.router.first import StatusRoutes
 from services.router.gateway import Gateway
 from services.router.inference_servicer import InferenceServicer

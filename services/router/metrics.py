@@ -8,7 +8,7 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from services.router.dispatch import DispatchedCall
+from services.router.dispatcher import FinishedCall
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ WAITING_CALLS = Gauge("weft_router_waiting_calls", "Calls that wait for a worker
 SESSIONS = Gauge("weft_router_sessions", "Workers that are attached.")
 
 
-def count_call(call: DispatchedCall, outcome: str, now: float) -> None:
+def count_call(call: FinishedCall, outcome: str, now: float) -> None:
     """Notes a call that has ended."""
     operation = _OPERATIONS.get(call.request.operation, "other")
     _calls(operation, outcome).inc()

@@ -15,7 +15,8 @@ from services.core.errors import Reason, ServiceError
 from services.core.inference import Call, Receiver, Request
 from services.router.audit import CallAudit, Record
 from services.router.body import read_body
-from services.router.dispatch import DispatchedCall, Dispatcher, DispatchSettings
+from services.router.dispatch import DispatchedCall
+from services.router.dispatcher import Dispatcher, DispatchSettings
 from services.router.policies import least_outstanding
 from services.router.roster import Roster
 from services.router.targets import Server

@@ -18,7 +18,8 @@ from services.router.audit import AuditLog
 from services.router.body import read_body
 from services.router.bounds import Reckoning
 from services.router.claims import ClaimBook
-from services.router.dispatch import DispatchedCall, Dispatcher, DispatchSettings
+from services.router.dispatch import DispatchedCall
+from services.router.dispatcher import Dispatcher, DispatchSettings
 from services.router.limits.claims import Claim
 from services.router.policies import least_outstanding
 from services.router.roster import Roster

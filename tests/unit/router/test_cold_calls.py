@@ -17,7 +17,8 @@ from services.core.inference import Head, Headers, Request
 from services.router.audit import CallAudit
 from services.router.body import read_body
 from services.router.cold import ColdEndpoint, ColdEndpoints, StartState
-from services.router.dispatch import DispatchedCall, Dispatcher, DispatchSettings
+from services.router.dispatch import DispatchedCall
+from services.router.dispatcher import Dispatcher, DispatchSettings
 from services.router.policies import least_outstanding
 from services.router.roster import Roster
 from services.router.targets import Server

@@ -15,7 +15,8 @@ from services.core.inference import Call, Head, Inference, Receiver, Request
 from services.core.principal import Principal
 from services.router.audit import CallAudit
 from services.router.body import read_body
-from services.router.dispatch import DispatchedCall, Dispatcher, DispatchSettings
+from services.router.dispatch import DispatchedCall
+from services.router.dispatcher import Dispatcher, DispatchSettings
 from services.router.policies import least_outstanding
 from services.router.roster import Roster
 from services.router.targets import Server

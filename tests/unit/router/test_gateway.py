@@ -20,7 +20,7 @@ from services.core.globus import GlobusFunction
 from services.core.inference import Call, Request
 from services.core.principal import Permissions, Principal
 from services.router.audit import CallAudit
-from services.router.dispatch import Dispatcher, DispatchSettings
+from services.router.dispatcher import Dispatcher, DispatchSettings
 from services.router.first import StatusRoutes
 from services.router.gateway import Gateway
 from services.router.permits import Permits

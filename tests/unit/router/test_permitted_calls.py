@@ -21,7 +21,8 @@ from services.core.principal import CredentialKind, Identity, Permissions, Princ
 from services.router.audit import CallAudit
 from services.router.body import read_body
 from services.router.cold import ColdEndpoint, ColdEndpoints, StartState, wants
-from services.router.dispatch import DispatchedCall, Dispatcher, DispatchSettings
+from services.router.dispatch import DispatchedCall
+from services.router.dispatcher import Dispatcher, DispatchSettings
 from services.router.permits import Permits
 from services.router.policies import least_outstanding
 from services.router.roster import Roster
