@@ -44,6 +44,8 @@ class UnusedShares:
     def changed(self, before: int, after: int) -> None:
         """One of them has used more, or less."""
         kept = self._kept
+        if kept < 0:
+            return
         self._sum += max(kept - after, 0) - max(kept - before, 0)
 
     def of_all(self, kept: int, uses: Iterable[int]) -> int:

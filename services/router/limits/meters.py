@@ -105,15 +105,18 @@ class WindowMeter:
         window = self.window
         if principal is None:
             return window.take(amount, limit, now)
-        slot = window.turn(now)
-        share = self._asking(principal, slot)
+        slot = window.slot_of(now)
+        if slot != self._pruned:
+            slot = window.turn(now)
+            self._prune(slot)
+        share = self._shares.get(principal) or self._asking(principal, slot)
+        share.asked = slot
         # Whoever keeps the sum within one share takes from nobody; only else the others are looked at.
         if window.used + amount > limit // len(self._shares) and amount > self.room(principal, limit, now):
             return -1
-        window.charge(slot, amount)
         used = share.window.used
-        share.window.charge(slot, amount)
-        self._unused.changed(used, share.window.used)
+        window.charge_with(share.window, slot, amount)
+        self._unused.changed(used, used + amount)
         return slot
 
     def add(self, principal: str | None, slot: int, amount: int, now: float) -> int:
@@ -151,6 +154,7 @@ class WindowMeter:
         share = self._shares.get(principal)
         if share is None:
             share = self._shares[principal] = _Share(self._new_window(self._ahead))
+            share.window.turn_to(slot)
             self._unused.forget()
         share.asked = slot
         return share

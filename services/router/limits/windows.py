@@ -26,9 +26,13 @@ class Window:
         self._ring = [0] * self._size
         self._newest = -1
 
+    def slot_of(self, now: float) -> int:
+        """The slot of a time."""
+        return int(now / self.width)
+
     def turn(self, now: float) -> int:
         """The slot that runs; what is too old leaves the sum. A clock that goes back stands still."""
-        return self.turn_to(int(now / self.width))
+        return self.turn_to(self.slot_of(now))
 
     def turn_to(self, slot: int) -> int:
         """The same, where the slot is known: from its time it could be reckoned one too low."""
@@ -75,14 +79,18 @@ class Window:
             self.last = slot
         return slot
 
-    def charge(self, slot: int, amount: int) -> None:
-        """Charges the slot that runs, which `turn` has told of this window or of one like it."""
-        if slot != self._newest:
-            self.turn_to(slot)
+    def charge_with(self, part: Window, slot: int, amount: int) -> None:
+        """Charges the slot that runs of this window and of one like it, both turned to it: in one go, as the two stand
+        on the path of every call with a shared limit.
+        """
+        index = slot % self._size
         self.used += amount
-        self._ring[slot % self._size] += amount
+        self._ring[index] += amount
+        part.used += amount
+        part._ring[index] += amount
         if slot > self.last:
             self.last = slot
+        part.last = slot
 
     def wait(self, amount: int, now: float) -> float:
         """Seconds until so much of what is charged now will have left the window."""
