@@ -6,7 +6,8 @@ import itertools
 from typing import Final, Protocol
 
 from services.core.errors import Reason, ServiceError
-from services.core.inference import Call, Head
+from services.core.inference import Call, Head, Request
+from services.router.audit import Record
 from services.router.targets import Server
 
 RETRIED_STATUS: Final = frozenset({500, 502, 503})
@@ -42,13 +43,17 @@ class AttemptOwner(Protocol):
 class Attempt:
     """One attempt at one server: the receiver of its answer."""
 
-    __slots__ = ("_committed", "_cost", "_head", "_may_move", "_over", "_owner", "call", "server")
+    __slots__ = ("_committed", "_cost", "_head", "_may_move", "_over", "_owner", "_record", "call", "server")
 
     call: Call
 
-    def __init__(self, owner: AttemptOwner, server: Server, *, may_move: bool, cost: int) -> None:
+    def __init__(
+        self, owner: AttemptOwner, server: Server, record: Record | None, *, may_move: bool, cost: int
+    ) -> None:
+        """`record` is what the audit log is told of it, if anything; `cost` what it adds to the server's burden."""
         self.server = server
         self._owner = owner
+        self._record = record
         self._may_move = may_move
         self._cost = cost
         self._head: Head | None = None
@@ -57,6 +62,13 @@ class Attempt:
         server.open_calls += 1
         server.outstanding_tokens += cost
         server.last_call = next(_sequence)
+
+    def open(self, request: Request, credit: int) -> None:
+        """Gives the server the call."""
+        if self._record is None:
+            self.call = self.server.inference.open(request, self, credit)
+        else:
+            self.call = self._record.open(self.server.inference, request, self, credit)
 
     def head(self, head: Head) -> None:
         """Held back until there is a byte: up to then the call may still move."""
@@ -100,6 +112,11 @@ class Attempt:
         if not self._over:
             self._close()
             self.call.cancel()
+
+    def write_outcome(self, outcome: str, status: int) -> None:
+        """Tells the audit log what became of the call at this server."""
+        if self._record is not None:
+            self._record.end(outcome, status)
 
     def _commit(self) -> None:
         if self._head is not None:

@@ -15,20 +15,17 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-import msgspec
-
 from services.core.deadlines import Watchdog
 from services.core.errors import Reason, ServiceError
 from services.core.inference import Head, Headers, Receiver, Request
 from services.router.attempt import Attempt
-from services.router.audit import Record
 from services.router.bill import Bill
 from services.router.body import Wanted
 from services.router.credit import Credit
 from services.router.dispatcher import Dispatcher
 from services.router.heartbeat import EVENT_STREAM, STREAMED, is_event_stream, waiting_comment, working_comment
 from services.router.misfit import Misfit
-from services.router.outward import outward_body
+from services.router.outward import outward
 from services.router.permits import Permit
 from services.router.plan import Plan, plan
 from services.router.policies import reckon
@@ -87,7 +84,6 @@ class DispatchedCall:
         self._trimmed: Trimmed | None = None
         self._attempt: Attempt | None = None
         self._status = 0
-        self._record: Record | None = None
         self._tried: list[Server] = []
         self._its_wait: Wait | None = None
         self._over = False
@@ -189,10 +185,11 @@ class DispatchedCall:
     def _try(self, target: Target, *, alternatives: bool) -> None:
         if self._its_wait is not None:
             self._its_wait.served()
+        record = None
         try:
-            request = self._request_for(target)
+            request, self._adds_usage = outward(self.request, self._wanted, target, self._bill.edits, self._watchdog)
             if target.audited:
-                self._record = self._dispatcher.audit.begin(
+                record = self._dispatcher.audit.begin(
                     request, caller=self.caller, model=self.model, server=target.server
                 )
         except ServiceError as error:
@@ -200,26 +197,9 @@ class DispatchedCall:
             return
         self.attempts += 1
         may_move = alternatives and self.attempts < self._dispatcher.settings.max_attempts
-        self._attempt = Attempt(
-            self, target.server, may_move=may_move, cost=reckon(self.request.body, self._wanted.max_tokens)
-        )
-        credit, inference = self._credit.lend(), target.server.inference
-        if self._record is None:
-            self._attempt.call = inference.open(request, self._attempt, credit)
-        else:
-            self._attempt.call = self._record.open(inference, request, self._attempt, credit)
-
-    def _request_for(self, target: Target) -> Request:
-        request = self.request
-        body, self._adds_usage = outward_body(request, self._wanted, target, self._bill.edits)
-        return msgspec.structs.replace(
-            request,
-            body=body,
-            timeout=max(0.1, self._watchdog.remaining),
-            first_byte_timeout=max(0.1, self._watchdog.first_byte_remaining),
-            cluster="",
-            framework="",
-        )
+        cost = reckon(self.request.body, self._wanted.max_tokens)
+        self._attempt = Attempt(self, target.server, record, may_move=may_move, cost=cost)
+        self._attempt.open(request, self._credit.lend())
 
     # Waiting
 
@@ -270,7 +250,7 @@ class DispatchedCall:
         self._attempt = None
         self._bill.leave()
         self._credit.take_back()
-        self._write_outcome(error.reason.name.lower())
+        attempt.write_outcome(error.reason.name.lower(), self._status)
         self.last_error = error
         self._tried.append(attempt.server)
         if error.reason is Reason.UPSTREAM_UNREACHABLE:
@@ -360,11 +340,5 @@ class DispatchedCall:
         self._bill.close(outcome, told, reached=attempt is not None)
         if attempt is not None:
             attempt.abandon()
-        self._write_outcome(outcome)
+            attempt.write_outcome(outcome, self._status)
         self._dispatcher.finished(self, outcome)
-
-    def _write_outcome(self, outcome: str) -> None:
-        """To the audit log, what became of the call at the server that it was at."""
-        if self._record is not None:
-            self._record.end(outcome, self._status)
-            self._record = None

@@ -1,4 +1,4 @@
-"""The body that a server gets: the caller's, with single values spliced; pure."""
+"""The request that a server gets: the caller's, with single values of its body spliced; pure."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import json
 from collections.abc import Iterable
 from typing import Final
 
+import msgspec
 from msgspec import UNSET
 
+from services.core.deadlines import Watchdog
 from services.core.inference import Request
 from services.router.body import NONE, Fields, Wanted
 from services.router.splice import Edit, splice
@@ -26,11 +28,24 @@ _FALSE: Final = frozenset({"false", "f", "no", "n", "off", "0"})
 """What vLLM's validation takes for a boolean, in any case."""
 
 
-def outward_body(request: Request, wanted: Wanted, target: Target, edits: Iterable[Edit]) -> tuple[bytes, bool]:
-    """The body for a target, with these edits, and whether usage is asked for that the caller has not asked for.
+def outward(
+    request: Request, wanted: Wanted, target: Target, edits: Iterable[Edit], watchdog: Watchdog
+) -> tuple[Request, bool]:
+    """The request for a target, with these edits of its body, and whether usage is asked for that the caller has not
+    asked for. It has as much time as the caller's has left.
 
     Raises BODY_TOO_DEEP.
     """
+    body, adds_usage = outward_body(request, wanted, target, edits)
+    timeout, first_byte = max(0.1, watchdog.remaining), max(0.1, watchdog.first_byte_remaining)
+    sent = msgspec.structs.replace(
+        request, body=body, timeout=timeout, first_byte_timeout=first_byte, cluster="", framework=""
+    )
+    return sent, adds_usage
+
+
+def outward_body(request: Request, wanted: Wanted, target: Target, edits: Iterable[Edit]) -> tuple[bytes, bool]:
+    """The body of it; as `outward`."""
     changes = list(edits)
     adds: tuple[Edit, ...] = ()
     if wanted.stream and request.operation in COUNTED and target.framework in VLLM:

@@ -90,7 +90,7 @@ async def test_a_call_that_cannot_be_written_does_not_go(tmp_path: Path) -> None
 
 async def test_a_full_disk_refuses_the_calls_that_follow() -> None:
     log = AuditLog(Path("/dev/full"), clock=lambda: 0.0)
-    begin(log)
+    log.start()
     log.close()
     with pytest.raises(ServiceError, match="No space left"):
         begin(log)
