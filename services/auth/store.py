@@ -92,9 +92,8 @@ class KeyStore:
                     raise rotation_refusal(_to_key(row) if row is not None else None, identity)
                 await connection.execute(sa.insert(keys).values(**_to_row(successor)))
                 # Those who keep what was said of the old key would believe it for longer than it lives now.
-                over = Revocation(RevocationKind.KEY, f"keys/{identity}")
-                sooner_over = Revocation(RevocationKind.CHANGED, successor.principal.name)
-                await record(connection, over if until <= now else sooner_over, now)
+                kind = RevocationKind.KEY if until <= now else RevocationKind.CHANGED
+                await record(connection, Revocation(kind, f"keys/{identity}"), now)
 
     async def touch(self, uses: Mapping[str, float]) -> None:
         """Notes when keys, by their ids, were last used."""

@@ -36,7 +36,9 @@ class RevocationKind(enum.Enum):
 
 
 class Revocation(NamedTuple):
-    """Something that is good no longer: `keys/{key}`, the name of a principal, or the name of a start."""
+    """Something that is good no longer: `keys/{key}`, the name of a principal, or the name of a start. CHANGED is of one
+    of the first two; of a principal it says that it is denied no longer.
+    """
 
     kind: RevocationKind
     name: str = ""

@@ -17,7 +17,9 @@ from services.auth.signing_keys import SigningKeyStore
 from services.auth.store import KeyStore
 from services.core.errors import Reason, ServiceError
 from services.core.principal import Principal
+from services.router.revoked import RevokedTokens
 from services.rpc.revocations import Revocation, RevocationKind
+from services.rpc.session_token import SessionClaims
 from services.runtime.database import open_database
 from tests.testing.parts import requires_part
 
@@ -129,9 +131,20 @@ async def test_all_that_is_revoked_is_told_in_order_and_once(stores: Stores) -> 
         Revocation(RevocationKind.START, "start-1"),
         Revocation(RevocationKind.PRINCIPAL, ADA),
         Revocation(RevocationKind.CHANGED, ADA),
-        Revocation(RevocationKind.CHANGED, ADA),
+        Revocation(RevocationKind.CHANGED, "keys/bb"),
         Revocation(RevocationKind.KEY, "keys/cc"),
     ]
+
+
+async def test_a_key_that_is_rotated_ends_no_denial(stores: Stores) -> None:
+    """Routers take a principal of whom something has changed for one that is denied no longer."""
+    await stores.keys.put(key("aa"))
+    await stores.denials.deny(Denial(ADA, "", NOW))
+    await stores.keys.rotate("aa", key("a2"), until=NOW + 60, now=NOW)
+    tokens = RevokedTokens()
+    for revocation in await stores.told():
+        tokens.note(revocation)
+    assert tokens.refusal(SessionClaims("e", "i", ADA, NOW + 900, key="a2")) is not None
 
 
 async def test_numbers_come_in_order_whoever_gives_them(open_stores: OpenStores) -> None:

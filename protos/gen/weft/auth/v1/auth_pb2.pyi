@@ -1172,8 +1172,8 @@ class Revocation(message.Message):
     start: builtins.str
     """A start whose enrolment was revoked, and every session token that was given for it."""
     changed: builtins.str
-    """A principal of which something else is true now: it is denied no longer, or a key of its expires sooner. What is
-    kept of it is forgotten; its session tokens are good.
+    """A principal that is denied no longer, or a key, `keys/{key}`, that expires sooner. What is kept of it is forgotten;
+    its session tokens are good.
     """
     def __init__(
         self,
