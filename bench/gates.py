@@ -1,9 +1,12 @@
-"""What it costs a warm call to be known, allowed and counted: authentication, permission, limits, record of use.
+"""What it costs a warm call to be known, allowed and counted: authentication, permission and limits; and, beside that,
+the record of its use.
 
-Each gate is the router's own, set up as a site with everything on would: a Globus identity with groups, policies at
-cluster, endpoint and route, quotas of the principal and the group, limits of route, endpoint and cluster, records
-written to the disk by their thread. The same calls go by none of them, by one, and by all, in turns; what is reported
-is the difference in CPU time of the whole process within one round.
+Each gate is the router's own: a Globus identity with groups, policies at cluster, endpoint and route, records written
+to the disk by their thread. The limits are those of a careful site (calls a second and tokens a minute of the caller,
+tokens a day of its group, tokens a minute of the route, tokens a minute, of each caller too, and open calls of the
+endpoint: seven counters); and, beside them, all that there are: four of the caller, the group, the route, the endpoint
+and the cluster, of the last three of each caller too: 32 counters. The same calls go by none of them, by one, and by
+all, in turns; what is reported is the difference in CPU time of the whole process within one round.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from weft.auth.v1 import auth_pb2
 
@@ -48,6 +51,7 @@ WITHOUT: Final = "CPU per call, without"
 AUTHENTICATION: Final = "CPU per call, authentication"
 PERMISSION: Final = "CPU per call, permission"
 LIMITS: Final = "CPU per call, limits"
+EVERY_LIMIT: Final = "CPU per call, every limit there is"
 UNLIMITED: Final = "CPU per call, record of a call without limits"
 
 _CALLS: Final = 2_000
@@ -61,27 +65,54 @@ _REQUEST: Final = Request("/v1/chat/completions", (("authorization", f"Bearer {_
 _ASK: Final = Ask("/v1/chat/completions", "m")
 
 
-def _principal() -> Principal:
+class _Limited(NamedTuple):
+    """Who may use how much of what."""
+
+    caller: Quota
+    group: Quota
+    route: Limits
+    endpoint: Limits
+    cluster: Limits
+
+
+_USUAL: Final = _Limited(
+    Quota(requests_per_second=1e9, tokens_per_minute=10**15),
+    Quota(tokens_per_day=10**15),
+    Limits(Quota(tokens_per_minute=10**15)),
+    Limits(Quota(concurrent_calls=10**6, tokens_per_minute=10**15), Quota(tokens_per_minute=10**15)),
+    Limits(),
+)
+_EVERY: Final = _Limited(_WIDE, _WIDE, *([Limits(_WIDE, _WIDE)] * 3))
+_NONE: Final = _Limited(Quota(), Quota(), *([Limits()] * 3))
+
+
+def _principal(limited: _Limited) -> Principal:
     now = time.time()
-    who = Identity(CredentialKind.GLOBUS, "id", "alice@anl.gov", domain="anl.gov", authenticated_at=now)
-    identity = Identity(**{name: getattr(who, name) for name in who.__slots__} | {"groups": frozenset({_GROUP})})
-    quotas = (SubjectQuota("users/alice@anl.gov", _WIDE), SubjectQuota(f"groups/{_GROUP}", _WIDE))
+    identity = Identity(
+        CredentialKind.GLOBUS,
+        "id",
+        "alice@anl.gov",
+        domain="anl.gov",
+        groups=frozenset({_GROUP}),
+        authenticated_at=now,
+    )
+    quotas = (SubjectQuota("users/alice@anl.gov", limited.caller), SubjectQuota(f"groups/{_GROUP}", limited.group))
     return Principal("users/alice@anl.gov", frozenset({Role.USER}), Permissions(("*",)), identity, quotas)
 
 
-def _catalogue(limits: Limits) -> Catalogue:
+def _catalogue(limited: _Limited) -> Catalogue:
     access = AccessPolicy(allowed_globus_groups=(_GROUP,), allowed_domains=("anl.gov",), max_session_age=86400.0)
     model = ModelBinding("m")
-    endpoint = Endpoint(_ENDPOINT, SessionBackend(), models=(model,), access=access, limits=limits)
-    route = Route("routes/m", "m", targets=(RouteTarget(_ENDPOINT, "m"),), access=access, limits=limits)
-    return Catalogue.of([Cluster("clusters/one", access=access, limits=limits), endpoint, route])
+    endpoint = Endpoint(_ENDPOINT, SessionBackend(), models=(model,), access=access, limits=limited.endpoint)
+    route = Route("routes/m", "m", targets=(RouteTarget(_ENDPOINT, "m"),), access=access, limits=limited.route)
+    return Catalogue.of([Cluster("clusters/one", access=access, limits=limited.cluster), endpoint, route])
 
 
 class _Auth:
     """Auth, as far as the cache of principals asks it: once."""
 
     async def Authenticate(self, request: Any, **_: Any) -> auth_pb2.AuthenticateResponse:  # noqa: N802
-        answer = auth_pb2.AuthenticateResponse(principal=principal_to_proto(_principal()))
+        answer = auth_pb2.AuthenticateResponse(principal=principal_to_proto(_principal(_USUAL)))
         answer.max_age.FromSeconds(3600)
         return answer
 
@@ -90,7 +121,8 @@ async def measure(seconds: float, rounds: int, home: Path, figures: Figures) -> 
     """Adds the figures of so many rounds, of so many seconds each."""
     principals: Any = CachedAuthenticator(_Auth(), lambda: "")  # type: ignore[arg-type]
     principal = await principals.authenticate(_TOKEN)
-    catalogue, without_limits = _catalogue(Limits(together=_WIDE, each=_WIDE)), _catalogue(Limits())
+    catalogue = _catalogue(_USUAL)
+    every, nothing = (_principal(_EVERY), _catalogue(_EVERY)), (_principal(_NONE), _catalogue(_NONE))
     roster = Roster(settle=0)
     roster.set_catalogue(catalogue)
     permits = Permits(roster)
@@ -106,7 +138,6 @@ async def measure(seconds: float, rounds: int, home: Path, figures: Figures) -> 
         permits.permit(principal, _ASK)
 
     unrecorded = Accounting(Limiter(), lambda record: None)
-    unlimited = Principal("users/bob@anl.gov")
 
     def go(through: Accounting, who: Principal, exists: Catalogue) -> None:
         bill = through.open(who, _REQUEST, exists)
@@ -115,14 +146,14 @@ async def measure(seconds: float, rounds: int, home: Path, figures: Figures) -> 
         assert bill.admit_at(exists, _ENDPOINT)
         bill.close("ok", 200, reached=True)
 
-    def account() -> None:
-        go(accounting, principal, catalogue)
-
     def limit() -> None:
         go(unrecorded, principal, catalogue)
 
+    def limit_in_every_way() -> None:
+        go(unrecorded, *every)
+
     def record() -> None:
-        go(accounting, unlimited, without_limits)
+        go(accounting, *nothing)
 
     def decode() -> None:  # What a call costs anyway, so that the ratio says something.
         read_body(_BODY)
@@ -132,8 +163,9 @@ async def measure(seconds: float, rounds: int, home: Path, figures: Figures) -> 
         AUTHENTICATION: (decode, authenticate),
         PERMISSION: (decode, permit),
         LIMITS: (decode, limit),
+        EVERY_LIMIT: (decode, limit_in_every_way),
         UNLIMITED: (decode, record),
-        WITH: (decode, authenticate, permit, account),
+        WITH: (decode, authenticate, permit, limit),
     }
     try:
         for _ in range(rounds):

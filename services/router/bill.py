@@ -195,7 +195,7 @@ class Bill:
             request = self._request
             self._bound = bound(request.operation, request.body, self._wanted, self._accounting.reckoning)
             self._answer = self._bound.answer
-        return self._bound._replace(answer=self._answer).tokens
+        return self._bound.tokens_with(self._answer)
 
     def _shortened(self, claims: Claims, error: ServiceError) -> bool:
         """Whether a call without room has become one with it, by a shorter answer."""

@@ -42,7 +42,11 @@ class Bound(NamedTuple):
     @property
     def tokens(self) -> int:
         """Of prompt and answers together."""
-        return min(self.prompt + self.answer * self.texts, MOST_TOKENS)
+        return self.tokens_with(self.answer)
+
+    def tokens_with(self, answer: int) -> int:
+        """The same, with each answer bounded otherwise."""
+        return min(self.prompt + answer * self.texts, MOST_TOKENS)
 
 
 NOTHING: Final = Bound(0, 0, 0, (), given=True)
@@ -93,11 +97,6 @@ _POINTERS: Final = frozenset(
 )
 """Types of a message's parts, and the keys that hold them, whose tokens are not those of their text."""
 
-_POINTING_WORDS: Final = (b"image", b"audio", b"video", b"file", b"document")
-"""One of these stands in every pointer. A plain body without them is not looked through, which costs as much as all
-else that its bound does.
-"""
-
 _IN_BASE64: Final = {
     "image": ("data",),
     "image_url": ("url", "image_url"),
@@ -122,7 +121,7 @@ _items = msgspec.json.Decoder(list[msgspec.Raw])
 
 def is_free(operation: str) -> bool:
     """Whether an operation uses no tokens of any model."""
-    return operation in _FREE or operation.endswith(("/render", "/derender"))
+    return operation not in GENERATING and (operation in _FREE or operation.endswith(("/render", "/derender")))
 
 
 def bound(operation: str, body: bytes, wanted: Wanted, reckoning: Reckoning) -> Bound:
@@ -132,8 +131,7 @@ def bound(operation: str, body: bytes, wanted: Wanted, reckoning: Reckoning) -> 
         return NOTHING
     # Text in UTF-16 may have half as many bytes again in UTF-8, in which tokens are cut.
     size = len(body) if wanted.plain or b"\x00" not in body else len(body) * 3 // 2
-    looked_into = not wanted.plain or any(word in body for word in _POINTING_WORDS)
-    pointers, held = _pointers(fields) if looked_into else (_earlier(fields), 0)
+    pointers, held = _pointers(fields) if not wanted.plain or may_point(body) else (_earlier(fields), 0)
     prompt = size - held + reckoning.overhead + pointers * reckoning.unseen
     if operation in _SILENT:
         return Bound(prompt, 0, 0, (), given=True)
@@ -207,6 +205,13 @@ def _pointers(fields: Fields) -> tuple[int, int]:
             count += len(parts)
             size += sum(map(_held, parts))
     return count, size
+
+
+def may_point(body: bytes) -> bool:
+    """Whether a plain body may hold pointers, each of which has one of these words in it. To look through all messages
+    costs as much as all else that a bound does; a loop would cost more than the words.
+    """
+    return b"image" in body or b"audio" in body or b"video" in body or b"file" in body or b"document" in body
 
 
 def _earlier(fields: Fields) -> int:
