@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from services.auth.judged import Judged
@@ -25,8 +26,12 @@ def admitted(mesh: MeshPolicy, judged: Judged, now: float) -> Judged:
     if verdict.reason is not None:
         message = f"'{principal.name}' is not admitted here: {verdict.why}; ask your administrator."
         raise ServiceError(Reason.IDENTITY_FORBIDDEN, message)
-    max_age = max(0.0, min(judged.max_age, verdict.until - now))
-    return replace(judged, principal=endowed(mesh, principal), max_age=max_age)
+    judged = replace(judged, principal=endowed(mesh, principal))
+    if verdict.until == math.inf:
+        return judged
+    # As an expiry, too: whoever keeps the answer for longer while auth is away must not keep it beyond that.
+    ends = min(verdict.until, math.inf if judged.expires_at is None else judged.expires_at)
+    return replace(judged, expires_at=ends, max_age=max(0.0, min(judged.max_age, ends - now)))
 
 
 def endowed(mesh: MeshPolicy, principal: Principal) -> Principal:

@@ -36,8 +36,8 @@ class RevocationKind(enum.Enum):
 
 
 class Revocation(NamedTuple):
-    """Something that is good no longer: `keys/{key}`, the name of a principal, or the name of a start. CHANGED is of one
-    of the first two; of a principal it says that it is denied no longer.
+    """Something that is good no longer: `keys/{key}`, the name of a principal, or the name of a start. CHANGED is of a
+    key that expires sooner, or a principal that is denied no longer.
     """
 
     kind: RevocationKind

@@ -1,5 +1,7 @@
 """What the mesh's policy gives to whoever a credential proves."""
 
+from dataclasses import replace
+
 import pytest
 
 from services.auth.admission import admitted, endowed
@@ -40,7 +42,10 @@ def test_what_was_made_by_hand_has_its_own_roles_alone(kind: CredentialKind) -> 
 def test_identities_have_the_roles_that_the_policy_gives(kind: CredentialKind) -> None:
     given = admitted(MESH, judged(kind), 1050.0)
     assert given.principal.roles == {Role.USER, Role.ADMIN}
-    assert admitted(MESH, judged(kind), 1090.0).max_age == 10.0
+    late = admitted(MESH, replace(judged(kind), expires_at=9000.0), 1090.0)
+    # As an expiry too: routers keep what they know for longer while auth is away, but not beyond that.
+    assert (late.max_age, late.expires_at) == (10.0, 1100.0)
+    assert admitted(MESH, replace(judged(kind), expires_at=1095.0), 1090.0).expires_at == 1095.0
     # An administrator of yesterday is one no more when the policy no longer says so.
     assert endowed(MeshPolicy(), given.principal).roles == {Role.USER}
     for stranger, reason in (
