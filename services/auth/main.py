@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import time
-from pathlib import Path
 from typing import Final
 
 from weft.auth.v1 import auth_pb2_grpc
@@ -49,10 +47,7 @@ _RETRY: Final = 1.0
 async def serve(config: AuthConfig, process: Process) -> None:
     """Runs auth until it is asked to stop."""
     wire = process.tls.wire("auth", process.home)
-    file = process.home / "auth.db"
-    if not config.database:
-        _make_private(file)
-    engine = open_database(config.database, file, setting="auth.database")
+    engine = open_database(config.database, process.home / "auth.db", setting="auth.database")
     store, signing_keys, enrolments = KeyStore(engine), SigningKeyStore(engine), EnrolmentStore(engine)
     denials, revocations, uses = DenialStore(engine), RevocationStore(engine), KeyUses(store)
     hub, seen = RevocationHub(revocations), SeenPrincipals(engine)
@@ -127,15 +122,6 @@ async def serve(config: AuthConfig, process: Process) -> None:
     finally:
         await stack.aclose()
         await store.close()
-
-
-def _make_private(file: Path) -> None:
-    """Before SQLite makes it by the umask: it holds the key that session tokens are signed with. SQLite gives its
-    journals the mode of the file.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-    file.chmod(0o600)
 
 
 async def _reach(store: KeyStore, stopping: asyncio.Event) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +30,8 @@ PostgreSQL would otherwise sort by the rules of a language, which differ from SQ
 
 
 def open_database(url: str, file: Path, *, setting: str) -> AsyncEngine:
-    """An engine for the URL, or for the SQLite file if the URL is empty. Connects when it is first used.
+    """An engine for the URL, or for the SQLite file if the URL is empty; the file is made for its owner alone. Connects
+    when it is first used. What fails does not tell the values of rows, some of which are secrets.
 
     Raises ARGUMENT_INVALID, naming the setting, for a URL of another kind.
     """
@@ -44,10 +46,10 @@ def open_database(url: str, file: Path, *, setting: str) -> AsyncEngine:
         raise ServiceError(Reason.ARGUMENT_INVALID, message, param=setting)
     if driver == _DRIVERS["postgresql"]:
         # A connection that the server has closed since is found out and replaced before it is used.
-        return create_async_engine(parsed.set(drivername=driver), pool_pre_ping=True)
-    if parsed.database:
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_async_engine(parsed.set(drivername=driver))
+        return create_async_engine(parsed.set(drivername=driver), pool_pre_ping=True, hide_parameters=True)
+    if parsed.database and parsed.database != ":memory:":
+        _make_private(Path(parsed.database))
+    engine = create_async_engine(parsed.set(drivername=driver), hide_parameters=True)
     sa.event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     sa.event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
@@ -96,6 +98,15 @@ def _version(connection: sa.Connection, table: str) -> str | None:
         return None
     version: str | None = connection.execute(sa.text(f"SELECT version_num FROM {table}")).scalar()  # noqa: S608 - ours
     return version
+
+
+def _make_private(file: Path) -> None:
+    """Before SQLite makes it by the umask: databases hold signing keys, and tell who uses what. SQLite gives its
+    journals the mode of the file.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    file.chmod(0o600)
 
 
 def _prepare_sqlite(connection: Any, record: object) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -24,17 +23,15 @@ class UsageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     database: str = ""
-    retention_days: float = 400.0
+    retention_days: Annotated[float, msgspec.Meta(gt=0)] = 400.0
+    """Zero is refused: who writes it may mean 'for ever', and would lose all records at once."""
 
 
 @contextlib.asynccontextmanager
 async def keeping_usage(config: UsageConfig, auth_database: str, home: Path) -> AsyncIterator[UsageServicer]:
     """Keeps records in the body of the `async with`. Raises ARGUMENT_INVALID for a wrong URL."""
     url = config.database or (auth_database if auth_database.startswith(_POSTGRESQL) else "")
-    file = home / "usage.db"
-    if not url:
-        _make_private(file)
-    store = UsageStore(open_usage(url, file))
+    store = UsageStore(open_usage(url, home / "usage.db"))
     pruning = asyncio.create_task(keep_pruning(store, config.retention_days))
     try:
         yield UsageServicer(store)
@@ -42,9 +39,3 @@ async def keeping_usage(config: UsageConfig, auth_database: str, home: Path) -> 
         pruning.cancel()
         await asyncio.gather(pruning, return_exceptions=True)
         await store.close()
-
-
-def _make_private(file: Path) -> None:
-    """Before SQLite makes it by the umask: it tells who uses what."""
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
