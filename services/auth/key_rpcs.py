@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from google.protobuf.duration_pb2 import Duration
 from weft.auth.v1 import auth_pb2
 
 from services.auth.keys import Key, identity_of, new_key, successor_of
@@ -17,6 +18,8 @@ from services.rpc.principal import permissions_from_proto
 
 _ANY_MODEL: Final = Permissions(allow_models=("*",))
 _OVERLAP: Final = 86400.0
+_DAYS: Final = 36500
+"""The longest life of a key: a timestamp ends with the year 9999, and one that is beyond spoils every list."""
 
 
 class KeyRpcs(Rpcs):
@@ -72,9 +75,7 @@ class KeyRpcs(Rpcs):
     ) -> auth_pb2.RotateKeyResponse:
         """Makes a successor of a key, and shows it this once."""
         (identity,) = check("key", request.name)
-        overlap = request.overlap.ToMilliseconds() / 1000 if request.HasField("overlap") else _OVERLAP
-        if overlap < 0:
-            raise ServiceError(Reason.ARGUMENT_INVALID, "'overlap' must be zero or more.", param="overlap")
+        overlap = _seconds(request.overlap, "overlap") if request.HasField("overlap") else _OVERLAP
         now, lifetime = self._parts.clock(), _lifetime(request)
         old = _found(await self._parts.keys.find(identity), request.name)
         credential, successor = successor_of(old, now, lifetime)
@@ -90,10 +91,18 @@ def _lifetime(request: auth_pb2.CreateKeyRequest | auth_pb2.RotateKeyRequest) ->
     """How long the key is to be good, in seconds; None if nothing is said. Raises ARGUMENT_INVALID."""
     if not request.HasField("lifetime"):
         return None
-    lifetime = request.lifetime.ToMilliseconds() / 1000
-    if lifetime <= 0:
+    lifetime = _seconds(request.lifetime, "lifetime")
+    if lifetime == 0:
         raise ServiceError(Reason.ARGUMENT_INVALID, "'lifetime' must be above zero.", param="lifetime")
     return lifetime
+
+
+def _seconds(duration: Duration, param: str) -> float:
+    seconds = duration.ToMilliseconds() / 1000
+    if not 0 <= seconds <= _DAYS * 86400:
+        message = f"'{param}' must not be negative, and {_DAYS} days at most."
+        raise ServiceError(Reason.ARGUMENT_INVALID, message, param=param)
+    return seconds
 
 
 def _found(key: Key | None, name: str) -> Key:

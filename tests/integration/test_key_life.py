@@ -29,6 +29,7 @@ WORKER = {
     "roles": [auth_pb2.ROLE_WORKER],
     "permissions": {"allow_endpoints": ["*"]},
 }
+CENTURIES = Duration(seconds=9000 * 365 * 86400)
 
 
 @pytest.fixture
@@ -100,11 +101,22 @@ async def test_without_an_overlap_the_old_key_ends_at_once(auth: Auth) -> None:
 
 @pytest.mark.parametrize(
     ("fields", "param"),
-    [({"overlap": Duration(seconds=-1)}, "overlap"), ({"lifetime": Duration()}, "lifetime")],
+    [
+        ({"overlap": Duration(seconds=-1)}, "overlap"),
+        ({"overlap": CENTURIES}, "overlap"),
+        ({"lifetime": Duration()}, "lifetime"),
+        ({"lifetime": CENTURIES}, "lifetime"),
+    ],
 )
 async def test_bad_wishes_for_a_rotation(auth: Auth, fields: dict[str, Any], param: str) -> None:
     error = await refused(rotate(auth, (await auth.make()).resource.name, **fields))
     assert (error.reason, error.param) == (Reason.ARGUMENT_INVALID, param)
+
+
+async def test_a_key_that_no_timestamp_can_hold_is_not_made(auth: Auth) -> None:
+    error = await refused(auth.make(lifetime=CENTURIES))
+    assert (error.reason, error.param) == (Reason.ARGUMENT_INVALID, "lifetime")
+    await auth.stub.ListKeys(auth_pb2.ListKeysRequest(), **auth.by("dev"))
 
 
 # Last use
