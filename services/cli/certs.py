@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from services.cli.certificate_authority import (
@@ -23,6 +22,7 @@ from services.cli.certificate_authority import (
 )
 from services.cli.failures import CommandError
 from services.cli.settings import load
+from services.cli.tables import print_table
 from services.rpc.peer import PARTS, path_of, trust_domain_of
 from services.runtime.config import Config
 from services.runtime.tls import TlsConfig
@@ -112,7 +112,7 @@ def show(
     table = Table("File", "SPIFFE id", "Expires", "Days left")
     for row in rows:
         table.add_row(row["file"], row["spiffe_id"], row["expires"], str(row["days_left"]))
-    Console().print(table)
+    print_table(table)
 
 
 def ensure(config: Config, folder: Path) -> None:

@@ -22,6 +22,7 @@ from services.cli.globus import open_control, told
 from services.cli.globus_flags import endpoint_uuid
 from services.cli.resources import list_all
 from services.cli.settings import load
+from services.cli.tables import print_table
 from services.core.globus import FunctionVersion
 from services.globus.sources import MODULES, Source, read_source, sha256_of
 from services.runtime.config import Config
@@ -128,7 +129,7 @@ def list_(
         table.add_row(
             row["name"], row["uuid"], row["sha256"][:12], row["register_time"][:10], row["ha_endpoint_uuid"] or "no"
         )
-    Console().print(table)
+    print_table(table)
 
 
 @app.command()

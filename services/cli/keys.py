@@ -9,17 +9,17 @@ from typing import Annotated, Final
 
 import typer
 from google.protobuf.json_format import MessageToDict
-from rich.console import Console
 from rich.table import Table
 from weft.auth.v1 import auth_pb2
 
 from services.cli.auth_calls import call, list_all
+from services.cli.tables import print_table
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
 _SOON: Final = 14 * 86400
 """Seconds before a key's end from which on 'weft keys list' warns of it."""
-_COLUMNS: Final = ("Name", "Principal", "Begins with", "Roles", "Models", "State", "Last used", "For")
+_COLUMNS: Final = ("Name", "Principal", "Roles", "Models", "State", "Last used", "For")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Name = Annotated[str, typer.Argument(help="The key's name: keys/… as 'weft keys list' shows it.")]
@@ -126,7 +126,7 @@ def list_(
     table = Table(*_COLUMNS)
     for key in found:
         table.add_row(*_row(key))
-    Console().print(table)
+    print_table(table)
     now = time.time()
     for key in found:
         if ends_soon(key, now):
@@ -174,17 +174,17 @@ def _row(key: auth_pb2.Key) -> tuple[str, ...]:
     models = ", ".join([*key.permissions.allow_models, *(f"not {model}" for model in key.permissions.deny_models)])
     roles = ", ".join(auth_pb2.Role.Name(role).removeprefix("ROLE_").lower() for role in key.roles)
     used = key.last_use_time.ToJsonString() if key.HasField("last_use_time") else "never"
-    return (key.name, key.principal, key.prefix, roles, models or "none", _state(key), used, key.display_name)
+    return (key.name, key.principal, roles, models or "none", state(key, time.time()), used, key.display_name)
 
 
-def _state(key: auth_pb2.Key) -> str:
+def state(key: auth_pb2.Key, now: float) -> str:
+    """Whether a key is good, and until when."""
     if key.HasField("revoke_time"):
         return f"revoked {key.revoke_time.ToJsonString()}"
-    if key.successor:
-        return f"until {_day(key)}; then {key.successor}"
-    if key.HasField("expire_time"):
-        return f"until {_day(key)}"
-    return "good"
+    if not key.HasField("expire_time"):
+        return "good"
+    then = f"; then {key.successor}" if key.successor else ""
+    return f"{'until' if now < key.expire_time.ToSeconds() else 'expired'} {_day(key)}{then}"
 
 
 def _day(key: auth_pb2.Key) -> str:

@@ -9,12 +9,12 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
-from rich.console import Console
 from rich.table import Table
 from weft.registry.v1 import registry_pb2, registry_pb2_grpc, resources_pb2
 
 from services.cli.connection import Connection, connect
 from services.cli.settings import load
+from services.cli.tables import print_table
 from services.core.catalogue import Catalogue
 from services.rpc.resources import catalogue_from_proto
 
@@ -86,7 +86,7 @@ def print_list(
     table = Table(*columns)
     for message in found:
         table.add_row(*row(message))
-    Console().print(table)
+    print_table(table)
 
 
 def print_one(message: Message) -> None:

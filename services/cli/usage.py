@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from weft.usage.v1 import usage_pb2 as pb
@@ -21,6 +20,8 @@ from services.cli.connection import connect
 from services.cli.periods import parse_moment
 from services.cli.resources import to_dict
 from services.cli.settings import load
+from services.cli.tables import print_table
+from services.core.principal import is_principal
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -55,10 +56,15 @@ def usage(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show calls and tokens: your own, and to an administrator everybody's."""
+    if user and not is_principal(user):
+        raise typer.BadParameter(f"--user takes the name of a principal, 'users/{user}' perhaps; not {user!r}")
+    begin, end = parse_moment(since), parse_moment(until) if until else None
+    if end is not None and end <= begin:
+        raise typer.BadParameter(f"--until, {until}, is not after --since, {since}")
     chosen = pb.CallFilter(principal=user, group=group, model=model)
-    chosen.start_time.FromDatetime(parse_moment(since))
-    if until:
-        chosen.end_time.FromDatetime(parse_moment(until))
+    chosen.start_time.FromDatetime(begin)
+    if end is not None:
+        chosen.end_time.FromDatetime(end)
     if calls:
         if by:
             raise typer.BadParameter("--calls lists each call, and --by sums them up: choose one")
@@ -129,7 +135,7 @@ def _print_table(names: list[str], rows: list[pb.UsageRow], total: pb.UsageRow) 
     for row in rows:
         # As text: a caller's model may be named like rich's markup.
         table.add_row(*(Text(key or "-") for key in row.keys), *(f"{number:,}" for number in _numbers(row).values()))
-    Console().print(table)
+    print_table(table)
     if "group" in names:
         print(
             "A call counts for each group of its caller; '-' is for callers without groups. The total counts it once."
@@ -150,7 +156,7 @@ def _show_calls(records: list[pb.CallRecord], as_csv: bool, as_json: bool) -> No
             words = (_value(one, "start_time"), one.principal, one.model, one.operation, one.outcome)
             numbers = (f"{seconds:.2f}", f"{one.input_tokens:,}", f"{one.output_tokens:,}")
             table.add_row(*(Text(str(word)) for word in words), *numbers)
-        Console().print(table)
+        print_table(table)
 
 
 def _numbers(row: pb.UsageRow) -> dict[str, int]:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 import yaml
 
-from services.runtime.config_keys import nearest, unknown_keys
+from services.runtime.config_keys import choices, nearest, unknown_keys
 from services.runtime.home import find_home
 
 _Section = TypeVar("_Section")
@@ -129,6 +129,9 @@ def _convert(name: str, kind: type[Any], value: Any, path: Path | None, origins:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$")
-        setting = name + where.rstrip("`")
+        where = where.rstrip("`")
+        setting = name + where
+        if words := choices(kind, where):
+            what += f"; it may be {' or '.join(words)}"
         source = next((origins[key] for key in origins if setting.startswith(key)), path or "defaults")
         raise ConfigError(f"{source}: '{setting}': {what[:1].lower()}{what[1:]}.") from error

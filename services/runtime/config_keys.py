@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Final
 
 from msgspec import inspect
+
+_STEP: Final = re.compile(r"\.([^.\[]+)|\[[^]]*\]")
 
 
 def unknown_keys(kind: type[Any], value: Any) -> Iterator[tuple[tuple[str, ...], list[str]]]:
@@ -39,3 +42,27 @@ def nearest(key: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     return f"the nearest known is {close[0]!r}" if close else f"known are {', '.join(known)}"
+
+
+def choices(kind: type[Any], where: str) -> list[str]:
+    """The words that may stand at a place, `.limits.on_excess` as msgspec names it; none where any may."""
+    found = inspect.type_info(kind)
+    for step in _STEP.finditer(where):
+        found = _below(_present(found), step[1])
+    found = _present(found)
+    return sorted(repr(value) for value in found.values) if isinstance(found, inspect.LiteralType) else []
+
+
+def _present(kind: inspect.Type) -> inspect.Type:
+    """Of something that may be None, what it is otherwise."""
+    if isinstance(kind, inspect.UnionType):
+        return next(member for member in kind.types if not isinstance(member, inspect.NoneType))
+    return kind
+
+
+def _below(kind: inspect.Type, key: str | None) -> inspect.Type:
+    if isinstance(kind, inspect.StructType | inspect.DataclassType):
+        return next((field.type for field in kind.fields if field.encode_name == key), inspect.AnyType())
+    if isinstance(kind, inspect.DictType):
+        return kind.value_type
+    return kind.item_type if isinstance(kind, inspect.ListType | inspect.VarTupleType) else inspect.AnyType()

@@ -4,7 +4,7 @@ import pytest
 import typer
 from weft.auth.v1 import auth_pb2
 
-from services.cli.keys import ends_soon, parse_lifetime, parse_role
+from services.cli.keys import ends_soon, parse_lifetime, parse_role, state
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("30d", 2_592_000), ("12h", 43_200), ("90m", 5_400), ("45s", 45)])
@@ -41,3 +41,14 @@ def test_a_key_that_ends_soon_is_told_once_nobody_has_replaced_it() -> None:
     revoked = key(13 * day)
     revoked.revoke_time.FromSeconds(int(now))
     assert not ends_soon(revoked, now)
+
+
+def test_the_state_of_a_key_tells_whether_it_is_over() -> None:
+    now = 1_000_000.0
+    ends = auth_pb2.Key(successor="keys/b")
+    ends.expire_time.FromSeconds(1_000_060)
+    assert state(auth_pb2.Key(), now) == "good"
+    assert state(ends, now) == "until 1970-01-12T13:47:40Z; then keys/b"
+    assert state(ends, now + 60) == "expired 1970-01-12T13:47:40Z; then keys/b"
+    ends.revoke_time.FromSeconds(1_000_000)
+    assert state(ends, now + 60) == "revoked 1970-01-12T13:46:40Z"

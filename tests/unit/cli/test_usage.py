@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from services.cli.audit import app
 from services.cli.periods import parse_moment
+from services.cli.usage import app as usage
 from services.cli.usage import print_csv
 from services.runtime.audit import AuditLog
 
@@ -32,6 +33,20 @@ def test_moments() -> None:
     for wrong in ("yesterday", "30", "-3d", ""):
         with pytest.raises(typer.BadParameter):
             parse_moment(wrong)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--user", "ada"), "users/ada"),
+        (("--since", "2026-11-02", "--until", "2026-11-01"), "is not after"),
+        (("--by", "model", "--calls"), "choose one"),
+    ],
+)
+def test_what_finds_nothing_is_refused_before_anybody_is_asked(flags: tuple[str, ...], words: str) -> None:
+    told = CliRunner().invoke(usage, flags)
+    assert told.exit_code == 2
+    assert words in told.output
 
 
 def test_exit_codes_of_the_verification(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

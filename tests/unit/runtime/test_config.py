@@ -1,6 +1,7 @@
 """The configuration: what is read from where, and what is refused with which words."""
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
@@ -11,6 +12,7 @@ from services.runtime.config import Config, ConfigError, load_config
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_body_bytes: int = 1024
     names: tuple[str, ...] = ()
+    on_excess: Literal["refuse", "clamp"] = "refuse"
 
 
 class RouterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -93,6 +95,10 @@ def test_the_home_of_the_environment_goes_before_the_files(tmp_path: Path) -> No
         ("router: {address: 7000}", "'router.address': expected `str`, got `int`."),
         ("router: {limits: {max_body_bytes: big}}", "'router.limits.max_body_bytes': expected `int`, got `str`."),
         ("router: {limits: {names: [1]}}", "'router.limits.names[0]': expected `str`, got `int`."),
+        (
+            "router: {limits: {on_excess: clmap}}",
+            "'router.limits.on_excess': invalid enum value 'clmap'; it may be 'clamp' or 'refuse'.",
+        ),
         ("router: 7", "'router' must be a section of settings."),
         ("- router", "must hold sections"),
         ("router: [", "is not YAML"),
