@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -20,10 +21,10 @@ class UsageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     of the last `flush_s`; an orderly stop loses none.
     """
 
-    flush_s: float = 1.0
-    flush_records: int = 1000
+    flush_s: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    flush_records: Annotated[int, msgspec.Meta(gt=0)] = 1000
     """They are written sooner when so many wait."""
-    spool_bytes: int = 1024 * 1024 * 1024
+    spool_bytes: Annotated[int, msgspec.Meta(gt=0)] = 1024 * 1024 * 1024
     """What may lie on the disk while auth is away; beyond it the oldest records are dropped."""
 
 
