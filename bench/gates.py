@@ -52,7 +52,7 @@ AUTHENTICATION: Final = "CPU per call, authentication"
 PERMISSION: Final = "CPU per call, permission"
 LIMITS: Final = "CPU per call, limits"
 EVERY_LIMIT: Final = "CPU per call, every limit there is"
-UNLIMITED: Final = "CPU per call, record of a call without limits"
+RECORDED: Final = "CPU per call, keeping its record"
 
 _CALLS: Final = 2_000
 """In one turn."""
@@ -149,6 +149,9 @@ async def measure(seconds: float, rounds: int, home: Path, figures: Figures) -> 
     def limit() -> None:
         go(unrecorded, principal, catalogue)
 
+    def bill() -> None:  # without limits, and kept nowhere
+        go(unrecorded, *nothing)
+
     def limit_in_every_way() -> None:
         go(unrecorded, *every)
 
@@ -159,12 +162,12 @@ async def measure(seconds: float, rounds: int, home: Path, figures: Figures) -> 
         read_body(_BODY)
 
     ways: dict[str, tuple[Callable[[], None], ...]] = {
-        WITHOUT: (decode,),
-        AUTHENTICATION: (decode, authenticate),
-        PERMISSION: (decode, permit),
+        WITHOUT: (decode, bill),
+        AUTHENTICATION: (decode, bill, authenticate),
+        PERMISSION: (decode, bill, permit),
         LIMITS: (decode, limit),
         EVERY_LIMIT: (decode, limit_in_every_way),
-        UNLIMITED: (decode, record),
+        RECORDED: (decode, record),
         WITH: (decode, authenticate, permit, limit),
     }
     try:

@@ -18,7 +18,6 @@ from services.router.limits.claims import Claim
 _MOST: Final = 16_384
 """Callers, with a route or an endpoint each, whose claims are remembered."""
 _UNLIMITED: Final = Quota()
-_NO_LIMITS: Final = Limits()
 
 
 class Claims(NamedTuple):
@@ -54,13 +53,7 @@ class ClaimBook:
 
     def of_endpoint(self, catalogue: Catalogue, principal: Principal, endpoint: str) -> Claims:
         """Those of an endpoint, by name, and of its cluster."""
-        found = catalogue.endpoints.get(endpoint)
-        if found is None:
-            return NOTHING
-        cluster = catalogue.clusters.get(found.cluster)
-        if found.limits == _NO_LIMITS and (cluster is None or cluster.limits == _NO_LIMITS):
-            return NOTHING
-        return self._find(catalogue, principal, endpoint)
+        return self._find(catalogue, principal, endpoint) if endpoint in catalogue.endpoints else NOTHING
 
     def _find(self, catalogue: Catalogue, principal: Principal, name: str) -> Claims:
         if catalogue is not self._catalogue:

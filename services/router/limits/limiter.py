@@ -53,16 +53,7 @@ class Admission:
         self._settled = True
         account = self._account
         account.open -= 1
-        now = self._clock()
-        left = self._tokens - tokens
-        for counter, slot in zip(account.counters, self._slots, strict=True):
-            if counter.counts_tokens:
-                if left > 0:
-                    counter.give_back(slot, left, now)
-                elif left < 0:
-                    counter.owe(-left, now)
-            elif counter.counts_calls:
-                counter.give_back(slot, 1, now)
+        account.settle(self._slots, self._tokens - tokens, self._clock())
 
 
 class Limiter:
