@@ -115,8 +115,9 @@ class Attempt:
 
     def write_outcome(self, outcome: str, status: int) -> None:
         """Tells the audit log what became of the call at this server."""
-        if self._record is not None:
-            self._record.end(outcome, status)
+        record, self._record = self._record, None
+        if record is not None:
+            record.end(outcome, status)
 
     def _commit(self) -> None:
         if self._head is not None:

@@ -118,10 +118,10 @@ class DispatchedCall:
 
     def begin(self, *, admitted: bool) -> None:
         """Looks for a server, once its caller's limits admit it, if they have not yet."""
-        if not admitted:
-            self._bill.ask(self._admitted)
-        else:
+        if admitted:
             self.next_attempt()
+        elif not self._over:
+            self._bill.ask(self._admitted)
 
     def _admitted(self, error: ServiceError | None) -> None:
         if error is not None:

@@ -241,6 +241,9 @@ class _GatewayCall:
 
     def refuse(self, error: ServiceError) -> None:
         """Ends the call from this side."""
+        if isinstance(self._inner, DispatchedCall):
+            self._inner.fail(error)  # which is recorded as what it is: nobody has left
+            return
         receiver = self._receiver
         self.cancel()
         if receiver is not None:

@@ -418,3 +418,19 @@ async def test_refused_calls_of_known_callers_are_recorded_once(body, reason):
     (record,) = setting.books.records
     assert (record.outcome, record.status, record.endpoint) == (reason, answer.error.kind.http, "")
     assert (record.input_tokens, record.output_tokens, record.estimated) == (0, 0, False)
+
+
+@pytest.mark.parametrize("at_a_server", [True, False])
+async def test_what_ends_with_the_router_was_not_left_by_its_caller(at_a_server):
+    setting = Setting()
+    setting.server.ready = at_a_server
+    answer, _ = setting.open(request())
+    await asyncio.sleep(0)
+    assert len(setting.answerer.calls) == at_a_server
+    await setting.gateway.close()
+    assert (answer.reason, len(answer.ends)) == (Reason.SHUTTING_DOWN, 1)
+    assert answer.error.retry_after == (None if at_a_server else 1.0)
+    assert all(call.cancelled for call in setting.answerer.calls)
+    (record,) = setting.books.records
+    assert (record.outcome, record.status) == ("shutting_down", 503)
+    assert (setting.gateway.open_calls, setting.server.open_calls, setting.roster.waiting) == (0, 0, 0)
