@@ -11,6 +11,7 @@ from services.auth.denials import Denial
 from services.auth.messages import to_denial_proto
 from services.auth.rpcs import Context, Rpcs, check_principal
 from services.core.errors import Reason, ServiceError
+from services.core.principal import denied_as
 from services.rpc.boundary import caller
 from services.rpc.paging import from_token, page_size, to_token
 
@@ -28,7 +29,7 @@ class DenialRpcs(Rpcs):
         if len(request.comment) > _LONGEST_COMMENT:
             message = f"'comment' may have {_LONGEST_COMMENT} letters."
             raise ServiceError(Reason.ARGUMENT_INVALID, message, param="comment")
-        if request.principal == caller().name:
+        if denied_as(request.principal) == denied_as(caller().name):
             # It could not be undone by whoever did it, and where there is one administrator, by nobody.
             message = "You cannot deny yourself; another administrator can."
             raise ServiceError(Reason.ACTION_FORBIDDEN, message, param="principal")
@@ -61,7 +62,7 @@ class DenialRpcs(Rpcs):
         self, request: auth_pb2.WatchRevocationsRequest, context: Context
     ) -> AsyncIterator[auth_pb2.WatchRevocationsResponse]:
         """Each revocation as it happens, the watcher's own among them: with that the watch ends."""
-        own = {caller().name, caller().identity.subject} - {""}
+        own = {denied_as(caller().name), caller().identity.subject} - {""}
         async for message in self._parts.revocations.watch(request.revision):
             yield message
             if not message.reset and any({one.key, one.principal} & own for one in message.revocations):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.auth.revocations import record
 from services.auth.tables import AWAY, denials
 from services.core.errors import Reason, ServiceError
+from services.core.principal import denied_as
 from services.rpc.revocations import Revocation, RevocationKind
 from services.runtime.database import explained
 
@@ -25,7 +26,7 @@ class Denial:
 
 
 class DenialStore:
-    """The denials. The key store's `start` makes their table. Everything raises AUTH_UNAVAILABLE while the database
+    """The denials, by `denied_as`. The key store's `start` makes their table. Everything raises AUTH_UNAVAILABLE while the database
     does not answer.
     """
 
@@ -44,7 +45,7 @@ class DenialStore:
         """The principal's denial."""
         with explained(Reason.AUTH_UNAVAILABLE, AWAY):
             async with self._engine.connect() as connection:
-                query = sa.select(denials).where(denials.c.principal == principal)
+                query = sa.select(denials).where(denials.c.principal == denied_as(principal))
                 row = (await connection.execute(query)).one_or_none()
                 return Denial(row.principal, row.comment, row.created_at) if row is not None else None
 
@@ -58,6 +59,7 @@ class DenialStore:
 
     async def deny(self, denial: Denial) -> Denial:
         """Denies a principal, and tells it to those who watch. Of one that is denied already, the moment stays."""
+        denial = replace(denial, principal=denied_as(denial.principal))
         with explained(Reason.AUTH_UNAVAILABLE, AWAY):
             async with self._engine.begin() as connection:
                 insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
@@ -71,10 +73,11 @@ class DenialStore:
                 since = (await connection.execute(query)).scalar_one()
                 revocation = Revocation(RevocationKind.PRINCIPAL, denial.principal)
                 await record(connection, revocation, denial.created_at)
-        return Denial(denial.principal, denial.comment, since)
+        return replace(denial, created_at=since)
 
     async def admit(self, principal: str, now: float) -> bool:
         """Ends a denial, and tells it to those who watch; False if there is none."""
+        principal = denied_as(principal)
         with explained(Reason.AUTH_UNAVAILABLE, AWAY):
             async with self._engine.begin() as connection:
                 change = sa.delete(denials).where(denials.c.principal == principal)

@@ -88,6 +88,13 @@ def is_principal(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+def denied_as(name: str) -> str:
+    """How a principal is called where it is denied: in small letters, so that nobody is missed by a capital. Of two who
+    differ by nothing else, both are denied.
+    """
+    return name.lower()
+
+
 def may_serve(principal: Principal, endpoint: str) -> bool:
     """Whether a worker with this identity may serve the endpoint."""
     return Role.WORKER in principal.roles and matches(principal.permissions.allow_endpoints, endpoint)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from services.core.errors import Reason, ServiceError
+from services.core.principal import denied_as
 from services.rpc.revocations import Revocation, RevocationKind
 from services.rpc.session_token import SessionClaims
 
@@ -45,7 +46,7 @@ class RevokedTokens:
 
 def grounds(claims: SessionClaims) -> Iterator[Revocation]:
     """What would revoke a token with these claims."""
-    yield Revocation(RevocationKind.PRINCIPAL, claims.principal)
+    yield Revocation(RevocationKind.PRINCIPAL, denied_as(claims.principal))
     if claims.key:
         yield Revocation(RevocationKind.KEY, f"keys/{claims.key}")
     if claims.start:

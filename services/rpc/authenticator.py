@@ -15,7 +15,7 @@ import grpc
 from weft.auth.v1 import auth_pb2, auth_pb2_grpc
 
 from services.core.errors import Reason, ServiceError
-from services.core.principal import Principal
+from services.core.principal import Principal, denied_as
 from services.rpc.channel import bearer
 from services.rpc.errors import from_rpc_error
 from services.rpc.principal import principal_from_proto
@@ -217,7 +217,7 @@ class CachedAuthenticator:
 
 def _names(principal: Principal) -> tuple[str, str]:
     """By what it may be forgotten: itself, and the key that proves it."""
-    return principal.name, principal.identity.subject
+    return denied_as(principal.name), principal.identity.subject
 
 
 def _digest(credential: str) -> bytes:

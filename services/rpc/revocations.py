@@ -37,7 +37,7 @@ class RevocationKind(enum.Enum):
 
 class Revocation(NamedTuple):
     """Something that is good no longer: `keys/{key}`, the name of a principal, or the name of a start. CHANGED is of a
-    key that expires sooner, or a principal that is denied no longer.
+    key that expires sooner, or a principal that is denied no longer. Principals are named as by `denied_as`.
     """
 
     kind: RevocationKind

@@ -107,6 +107,19 @@ async def test_a_denial_lasts_until_the_principal_is_admitted(stores: Stores, op
     await stores.denials.check(ADA)
 
 
+async def test_who_is_denied_is_denied_however_it_is_written(stores: Stores) -> None:
+    """Addresses come with capitals by mail, and without by tokens; a key's principal is as its maker wrote it."""
+    await stores.denials.deny(Denial("users/Ada@ANL.gov", "left", NOW))
+    await stores.denials.deny(Denial("users/ada@anl.gov", "left for good", NOW + 1))
+    assert await stores.denials.page(limit=9) == [Denial("users/ada@anl.gov", "left for good", NOW)]
+    for name in ("users/ada@anl.gov", "users/ADA@anl.gov"):
+        with pytest.raises(ServiceError):
+            await stores.denials.check(name)
+    assert await stores.denials.admit("users/ADA@ANL.GOV", NOW)
+    await stores.denials.check("users/ada@anl.gov")
+    assert {one.name for one in await stores.told()} == {"users/ada@anl.gov"}
+
+
 async def test_denials_have_pages(stores: Stores) -> None:
     for name in ("users/b", "users/a", "services/c"):
         await stores.denials.deny(Denial(name, "", NOW))

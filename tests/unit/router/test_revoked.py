@@ -53,6 +53,11 @@ def test_a_token_is_refused_for_what_it_was_given_for(
     assert (reason(tokens, BY_KEY), reason(tokens, BY_START)) == (by_key, by_start)
 
 
+def test_denials_are_told_in_small_letters() -> None:
+    claims = SessionClaims(ENDPOINT, "i", "workers/W", LATER, key="b")
+    assert reason(revoked(DENIED), claims) is Reason.IDENTITY_FORBIDDEN
+
+
 def test_the_list_is_bounded() -> None:
     tokens = revoked(KEY, *(Revocation(RevocationKind.START, f"s{number}") for number in range(3)), capacity=3)
     assert reason(tokens, BY_KEY) is None

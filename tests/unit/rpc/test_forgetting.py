@@ -94,6 +94,12 @@ async def test_each_revocation_is_of_those_whom_it_names(
     assert [credential for credential in ("a", "a2", "b") if principals.peek(credential) is not None] == left
 
 
+async def test_denials_are_told_in_small_letters(principals: CachedAuthenticator, auth: FakeAuth) -> None:
+    await known(principals, auth, "a", "users/Ada@ANL.gov", "keys/a")
+    forgetting(principals)(Revocation(RevocationKind.PRINCIPAL, "users/ada@anl.gov"))
+    assert principals.peek("a") is None
+
+
 @pytest.mark.parametrize(
     "revocation",
     [Revocation(RevocationKind.KEY, "keys/a"), Revocation(RevocationKind.PRINCIPAL, "users/ada"), EVERYTHING],
