@@ -31,9 +31,13 @@ def moment(said: Any) -> float | None:
     """A time in seconds since 1970; None for what is none. JSON's `NaN` is smaller and larger than nothing, so that
     nothing would ever be over.
     """
-    if not isinstance(said, int | float) or isinstance(said, bool) or not math.isfinite(said):
+    if not isinstance(said, int | float) or isinstance(said, bool):
         return None
-    return float(said)
+    try:
+        when = float(said)
+    except OverflowError:  # JSON's integers have no end
+        return None
+    return when if math.isfinite(when) else None
 
 
 def past(said: Any, now: float) -> float | None:

@@ -26,8 +26,8 @@ class Denial:
 
 
 class DenialStore:
-    """The denials, by `denied_as`. The key store's `start` makes their table. Everything raises AUTH_UNAVAILABLE while the database
-    does not answer.
+    """The denials, by `denied_as`. The key store's `start` makes their table. Everything raises AUTH_UNAVAILABLE while
+    the database does not answer.
     """
 
     def __init__(self, engine: AsyncEngine) -> None:

@@ -90,7 +90,7 @@ class OidcIssuer:
             raise self._invalid("it was given for another service") from None
         except jwt.PyJWTError as error:
             raise self._invalid(_WRONG.get(type(error), "it is malformed")) from None
-        if config.clients and not {claims.get("azp"), claims.get("client_id")}.intersection(config.clients):
+        if config.clients and not any(claims.get(name) in config.clients for name in ("azp", "client_id")):
             raise self._invalid("it was given to another application")
         if config.scope and config.scope not in _words(claims.get("scope", claims.get("scp"))):
             raise self._invalid(f"it does not have the scope {config.scope}")

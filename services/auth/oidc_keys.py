@@ -141,12 +141,12 @@ def read_key(published: Any) -> PublicKey | None:
     if not isinstance(published, dict) or "d" in published or published.get("use", "sig") != "sig":
         return None
     curve = published.get("crv") if published.get("kty") != "RSA" else None
-    algorithms = _ALGORITHMS.get((published.get("kty"), curve), frozenset())
-    if (own := published.get("alg")) is not None:
-        algorithms &= {own}
-    if not algorithms:
-        return None
     try:
+        algorithms = _ALGORITHMS.get((published.get("kty"), curve), frozenset())
+        if (own := published.get("alg")) is not None:
+            algorithms &= {own}
+        if not algorithms:
+            return None
         key = jwt.PyJWK(published, algorithm=min(algorithms)).key
     except (jwt.PyJWTError, ValueError, TypeError):
         return None

@@ -132,6 +132,8 @@ async def test_an_address_that_was_not_verified_names_nobody(issuer: OidcIssuer)
         ({"exp": float("nan")}, Reason.CREDENTIAL_INVALID),
         ({"exp": float("inf")}, Reason.CREDENTIAL_INVALID),
         ({"exp": True}, Reason.CREDENTIAL_INVALID),
+        ({"exp": 10**400}, Reason.CREDENTIAL_INVALID),
+        ({"azp": ["cli"]}, Reason.CREDENTIAL_INVALID),
         ({"nbf": int(time.time()) + 3600}, Reason.CREDENTIAL_INVALID),
         ({"azp": "another-client"}, Reason.CREDENTIAL_INVALID),
         ({"azp": "cli", "scope": "openid"}, Reason.CREDENTIAL_INVALID),
@@ -217,8 +219,9 @@ async def test_a_key_signs_with_its_own_algorithm_alone(issuer: OidcIssuer) -> N
         {"keys": [{**ec_key().published, "crv": "P-384"}]},
         {"keys": "none"},
         {"keys": [None, 7, {}]},
+        {"keys": [{**ec_key().published, "alg": ["ES256"]}, {"kty": ["RSA"]}, {"kty": "EC", "crv": {}}]},
     ],
-    ids=["shared", "short", "encrypts", "wrong-curve", "no-list", "nonsense"],
+    ids=["shared", "short", "encrypts", "wrong-curve", "no-list", "nonsense", "lists"],
 )
 async def test_keys_that_verify_nothing(issuer: OidcIssuer, published: dict[str, Any]) -> None:
     issuer.published = published
