@@ -137,8 +137,8 @@ async def test_a_revoked_worker_key_ends_sessions_and_its_tokens_are_worth_nothi
 async def why_refused(stubs: Stubs, token: str) -> Reason:
     """How a session with this token ends."""
     session = stubs.session.Connect(metadata=bearer(token), timeout=SOON)
-    await session.write(session_pb2.ConnectRequest(frames=[frame_pb2.Frame(hello=frame_pb2.Hello(version=1))]))
     try:
+        await session.write(session_pb2.ConnectRequest(frames=[frame_pb2.Frame(hello=frame_pb2.Hello(version=1))]))
         while await session.read() is not grpc.aio.EOF:
             continue
     except grpc.aio.AioRpcError as error:
