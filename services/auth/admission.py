@@ -22,10 +22,10 @@ def admitted(mesh: MeshPolicy, judged: Judged, now: float) -> Judged:
     verdict = admit(mesh, principal, now)
     if verdict.reason is Reason.SESSION_INSUFFICIENT:
         message = f"'{principal.name}' is not admitted at present: {verdict.why}. Log in again: 'weft login --force'."
-        raise ServiceError(Reason.SESSION_INSUFFICIENT, message)
+        raise ServiceError(Reason.SESSION_INSUFFICIENT, message, principal=principal.name)
     if verdict.reason is not None:
         message = f"'{principal.name}' is not admitted here: {verdict.why}; ask your administrator."
-        raise ServiceError(Reason.IDENTITY_FORBIDDEN, message)
+        raise ServiceError(Reason.IDENTITY_FORBIDDEN, message, principal=principal.name)
     judged = replace(judged, principal=endowed(mesh, principal))
     if verdict.until == math.inf:
         return judged

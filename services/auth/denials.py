@@ -39,6 +39,7 @@ class DenialStore:
             raise ServiceError(
                 Reason.IDENTITY_FORBIDDEN,
                 f"'{principal}' is denied here by an administrator; ask yours.",
+                principal=principal,
             )
 
     async def find(self, principal: str) -> Denial | None:

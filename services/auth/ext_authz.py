@@ -23,6 +23,7 @@ from services.auth.passage import check_passage, needs_nobody, operation_of
 from services.core.errors import Reason, ServiceError
 from services.core.http_errors import render
 from services.core.principal import Principal, Role
+from services.rpc.audit import Auditor, Refusal, clipped, whom
 from services.rpc.boundary import Access, Open
 from services.rpc.channel import credential_of, parse_bearer
 from services.rpc.peer import Trust, own_id
@@ -62,9 +63,10 @@ class ExtAuthzServicer(external_auth_pb2_grpc.AuthorizationServicer):
     service.
     """
 
-    def __init__(self, judge: Judge, trust: Trust) -> None:
+    def __init__(self, judge: Judge, trust: Trust, audit: Auditor) -> None:
         self._judge = judge
         self._trust = trust
+        self._audit = audit
 
     async def Check(  # noqa: N802 - Envoy's name
         self, request: external_auth_pb2.CheckRequest, context: Context
@@ -74,8 +76,9 @@ class ExtAuthzServicer(external_auth_pb2_grpc.AuthorizationServicer):
         http = request.attributes.request.http
         path = http.path.partition("?")[0]
         is_grpc = False
+        headers = _headers(http)
+        principal: Principal | None = None
         try:
-            headers = _headers(http)
             is_grpc = any(value.startswith("application/grpc") for value in headers.get("content-type", ()))
             if needs_nobody(path):
                 return _passed(None)
@@ -83,6 +86,10 @@ class ExtAuthzServicer(external_auth_pb2_grpc.AuthorizationServicer):
             check_passage(principal, http.method, path, grpc=is_grpc)
             return _passed(principal)
         except ServiceError as error:
+            if error.kind.http in (401, 403):
+                who = whom(error, principal, request.attributes.source.address.socket_address.address)
+                request_id = next(iter(headers.get("x-request-id", [])), "")
+                self._audit.refuse(Refusal(who, clipped(path), error.reason.name.lower()), clipped(request_id))
             return _denied(error, path, is_grpc)
         except Exception:
             log.exception("an unexpected error kept a request from being judged")
@@ -97,11 +104,10 @@ class ExtAuthzServicer(external_auth_pb2_grpc.AuthorizationServicer):
 
     async def _identify(self, headers: Mapping[str, list[str]], peer: str) -> Principal:
         """Who sends the request: by its credential where it has one, else by the certificate that Envoy verified."""
-        given = headers.get("authorization", [])
-        if len(given) > 1:
-            message = "The header 'Authorization' stands twice in the request; send it once."
-            raise ServiceError(Reason.HEADER_INVALID, message)
-        credential = parse_bearer(given[0]) if given else next(iter(headers.get("x-api-key", [])), None)
+        given, api_keys = headers.get("authorization", []), headers.get("x-api-key", [])
+        if len(given or api_keys) > 1:
+            raise ServiceError(Reason.HEADER_INVALID, "Two credentials are in one request; send one.")
+        credential = parse_bearer(given[0]) if given else next(iter(api_keys), None)
         if credential is not None:
             return (await self._judge.look_up(credential)).principal
         if given or not peer.startswith("spiffe://"):

@@ -57,15 +57,14 @@ class Judge:
         try:
             return (await self.look_up(credential)).principal
         except ServiceError as error:
-            # Told apart from a refusal of the credential inside a request, which is somebody else's.
-            raise ServiceError(error.reason, error.message, param=OWN_CREDENTIAL) from error
+            raise _of_the_asker(error) from error
 
     async def authenticate_peer(self, spiffe_id: str) -> Principal:
         """As `authenticate`, for a certificate that this very server has verified."""
         try:
             return (await self.look_up_peer(spiffe_id)).principal
         except ServiceError as error:
-            raise ServiceError(error.reason, error.message, param=OWN_CREDENTIAL) from error
+            raise _of_the_asker(error) from error
 
     async def look_up_peer(self, spiffe_id: str) -> Judged:
         """Whose a verified certificate's SPIFFE id is. Raises IDENTITY_FORBIDDEN."""
@@ -94,3 +93,8 @@ class Judge:
         self._uses.note(key.id, now)
         left = self._max_age if key.expires_at is None else min(self._max_age, key.expires_at - now)
         return Judged(key.principal, key.expires_at, max(0.0, left), key)
+
+
+def _of_the_asker(error: ServiceError) -> ServiceError:
+    """Told apart from a refusal of the credential inside a request, which is somebody else's."""
+    return ServiceError(error.reason, error.message, param=OWN_CREDENTIAL, principal=error.principal)

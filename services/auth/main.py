@@ -84,9 +84,9 @@ async def serve(config: AuthConfig, process: Process) -> None:
             seen=seen,
         )
         servicer = AuthServicer(parts)
-        envoy = ext_authz.ExtAuthzServicer(judge, process.tls.trust())
         usage = await stack.enter_async_context(keeping_usage(config.usage, config.database, process.home))
         auditor = open_auditor(process.home, "auth")
+        envoy = ext_authz.ExtAuthzServicer(judge, process.tls.trust(), auditor)
         server = GrpcServer(
             config.address,
             Boundary(

@@ -389,7 +389,8 @@ class ServiceError(Exception):
     """An error of the catalogue, on its way to whoever called.
 
     `param` names the parameter or field at fault; `retry_after` is in seconds. `violations` are limits that were
-    reached, `headers` go with the error over HTTP.
+    reached, `headers` go with the error over HTTP. `principal` names who was refused, where the credential is known and
+    admits nobody, for audit logs.
     """
 
     def __init__(
@@ -401,6 +402,7 @@ class ServiceError(Exception):
         retry_after: float | None = None,
         violations: tuple[QuotaViolation, ...] = (),
         headers: tuple[tuple[str, str], ...] = (),
+        principal: str = "",
     ) -> None:
         self.reason = reason
         self.kind = CATALOGUE[reason]
@@ -409,6 +411,7 @@ class ServiceError(Exception):
         self.retry_after = retry_after
         self.violations = violations
         self.headers = headers
+        self.principal = principal
         super().__init__(self.message)
 
     def __repr__(self) -> str:

@@ -57,7 +57,7 @@ def _refusal(revocation: Revocation) -> ServiceError:
     match revocation.kind:
         case RevocationKind.PRINCIPAL:
             message = f"'{revocation.name}' is denied here by an administrator; ask yours."
-            return ServiceError(Reason.IDENTITY_FORBIDDEN, message)
+            return ServiceError(Reason.IDENTITY_FORBIDDEN, message, principal=revocation.name)
         case RevocationKind.START:
             message = f"The start '{revocation.name}' was revoked; its worker must end."
             return ServiceError(Reason.ACTION_FORBIDDEN, message)

@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 
 from google.protobuf.message import Message
 
+from services.core.errors import ServiceError
 from services.core.principal import Principal
 
 NAMES: Final = ("name", "principal", "start", "endpoint", "session")
@@ -80,6 +81,13 @@ def who(principal: Principal | None, peer: str) -> Who:
         return Who(peer=_host(peer))
     identity = principal.identity
     return Who(principal.name, identity.kind.name.lower(), clipped(identity.subject), _host(peer))
+
+
+def whom(error: ServiceError, principal: Principal | None, peer: str) -> Who:
+    """Who was refused: whom the error names, who may be somebody that the caller asked about, else the caller."""
+    if error.principal and (principal is None or error.principal != principal.name):
+        return Who(error.principal, peer=_host(peer))
+    return who(principal, peer)
 
 
 def resource_of(message: object) -> str:

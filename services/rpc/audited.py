@@ -8,7 +8,7 @@ from typing import Any, Final
 from services.core.errors import ServiceError
 from services.core.principal import Principal
 from services.rpc.acts import Kind, kind_of
-from services.rpc.audit import Act, Auditor, Refusal, clipped, resource_of, who
+from services.rpc.audit import Act, Auditor, Refusal, clipped, resource_of, who, whom
 
 _REFUSED: Final = (401, 403)
 
@@ -50,7 +50,8 @@ class Watch:
         """The RPC ends with this error."""
         calls = self.admitted and self._kind is Kind.CALLS
         if self._audit is not None and error.kind.http in _REFUSED and not calls:
-            refusal = Refusal(who(self.principal, self._context.peer()), self._method, error.reason.name.lower())
+            refused = whom(error, self.principal, self._context.peer())
+            refusal = Refusal(refused, self._method, error.reason.name.lower())
             self._audit.refuse(refusal, self._request_id())
 
     @staticmethod

@@ -121,7 +121,8 @@ class CachedAuthenticator:
         if (principal := self._peek(digest, kind, shown)) is not None:
             return principal
         if (refusal := self._refused.get(digest)) is not None and self._clock() < refusal[1]:
-            raise ServiceError(refusal[0].reason, refusal[0].message)
+            error = refusal[0]
+            raise ServiceError(error.reason, error.message, principal=error.principal)
         lookup = self._lookups.get(digest)
         if lookup is None:
             if len(self._lookups) >= self._capacity:

@@ -20,6 +20,7 @@ def to_proto(error: ServiceError) -> errors_pb2.Error:
         reason=errors_pb2.Reason.ValueType(error.reason.value),
         message=_printable(error.message),
         param=_printable(error.param or ""),
+        principal=error.principal,
     )
     if error.retry_after is not None:
         proto.retry_after.FromMilliseconds(int(error.retry_after * 1000))
@@ -48,6 +49,7 @@ def from_proto(proto: errors_pb2.Error) -> ServiceError:
         retry_after=proto.retry_after.ToMilliseconds() / 1000 if proto.HasField("retry_after") else None,
         violations=tuple(QuotaViolation(one.subject, one.description) for one in proto.violations),
         headers=tuple((header.name, header.value) for header in proto.headers),
+        principal=proto.principal,
     )
 
 

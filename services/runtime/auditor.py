@@ -17,7 +17,7 @@ import msgspec
 from services.core.errors import ServiceError
 from services.core.inference import Request
 from services.core.principal import Principal
-from services.rpc.audit import Act, Refusal, Who, clipped, who
+from services.rpc.audit import Act, Refusal, Who, clipped, whom
 from services.runtime.audit import FILE, AuditLog, refused, stamp
 from services.runtime.floods import Floods
 
@@ -101,7 +101,8 @@ class LogAuditor:
 
     def refuse_call(self, principal: Principal | None, request: Request, model: str, error: ServiceError) -> None:
         """A call to a model was refused."""
-        refusal = Refusal(who(principal, ""), clipped(request.operation), error.reason.name.lower(), clipped(model))
+        who = whom(error, principal, "")
+        refusal = Refusal(who, clipped(request.operation), error.reason.name.lower(), clipped(model))
         self.refuse(refusal, clipped(request.header("x-request-id") or ""))
 
     async def close(self) -> None:

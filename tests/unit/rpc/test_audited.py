@@ -12,6 +12,7 @@ import pytest
 from weft.auth.v1 import auth_pb2, auth_pb2_grpc
 
 from services.core.errors import Reason, ServiceError
+from services.core.inference import Request
 from services.core.principal import CredentialKind, Identity, Principal, Role
 from services.rpc.boundary import Boundary
 from services.rpc.channel import bearer, dial
@@ -30,6 +31,8 @@ SECRET = "weft_0123_the-secret"
 
 class Authenticator:
     async def authenticate(self, credential: str | None) -> Principal:
+        if credential == "denied":
+            raise ServiceError(Reason.IDENTITY_FORBIDDEN, principal="users/eve")
         if credential not in ("admin", "user"):
             raise ServiceError(Reason.CREDENTIAL_INVALID)
         identity = Identity(CredentialKind.KEY, subject=f"keys/{credential}")
@@ -42,6 +45,7 @@ class Servicer(auth_pb2_grpc.AuthServiceServicer):
     def __init__(self, file: Path) -> None:
         self.file = file
         self.saw: list[dict[str, Any]] = []
+        self.refusal: ServiceError | None = None
 
     async def CreateKey(self, request: Any, context: Any) -> auth_pb2.CreateKeyResponse:  # noqa: N802
         self.saw = lines(self.file)
@@ -54,6 +58,8 @@ class Servicer(auth_pb2_grpc.AuthServiceServicer):
         return auth_pb2.RevokeEnrolmentResponse()
 
     async def GetKey(self, request: Any, context: Any) -> auth_pb2.GetKeyResponse:  # noqa: N802
+        if self.refusal is not None:
+            raise self.refusal
         return auth_pb2.GetKeyResponse()
 
 
@@ -141,6 +147,18 @@ async def test_refusals_are_told_of(world: World) -> None:
     assert (unknown.get("principal", ""), unknown["reason"]) == ("", "credential_invalid")
     assert unknown["peer"] == "127.0.0.1"
     assert SECRET not in world.file.read_text()
+
+
+async def test_whoever_is_known_and_not_admitted_is_named(world: World) -> None:
+    error = await world.refused("GetKey", "denied", name="keys/a")
+    assert error.principal == "users/eve", "whoever asked for somebody else can name them, too"
+    world.auditor.refuse_call(None, Request("/v1/embeddings", (), b""), "", error)
+    world.servicer.refusal = error
+    await world.refused("GetKey", "admin", name="keys/a")
+    told = await world.written()
+    assert {(line["principal"], line["reason"]) for line in told} == {("users/eve", "identity_forbidden")}
+    assert [line["method"].rpartition("/")[2] for line in told] == ["GetKey", "embeddings", "GetKey"]
+    assert told[-1]["count"] == 1, "the same who, of whom an administrator asked"
 
 
 async def test_a_flood_is_two_lines(world: World) -> None:

@@ -236,6 +236,15 @@ async def test_a_refusal_is_remembered_for_a_while(
     assert (await authenticator.authenticate("wrong")).name == "users/ada"
 
 
+async def test_whom_a_refusal_names_is_remembered(authenticator: CachedAuthenticator, auth: FakeAuth) -> None:
+    auth.error = failed(ServiceError(Reason.IDENTITY_FORBIDDEN, principal="users/eve"))
+    errors = await asyncio.gather(*(authenticator.authenticate("hers") for _ in range(2)), return_exceptions=True)
+    with pytest.raises(ServiceError) as later:
+        await authenticator.authenticate("hers")
+    assert {error.principal for error in (*errors, later.value)} == {"users/eve"}  # type: ignore[union-attr]
+    assert auth.asked == ["hers"]
+
+
 async def test_callers_at_once_share_one_lookup_and_one_may_leave(
     authenticator: CachedAuthenticator, auth: FakeAuth
 ) -> None:

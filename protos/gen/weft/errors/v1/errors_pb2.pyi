@@ -258,12 +258,15 @@ class Error(message.Message):
     RETRY_AFTER_FIELD_NUMBER: builtins.int
     VIOLATIONS_FIELD_NUMBER: builtins.int
     HEADERS_FIELD_NUMBER: builtins.int
+    PRINCIPAL_FIELD_NUMBER: builtins.int
     reason: Reason.ValueType
     """Why."""
     message: builtins.str
     """A sentence for the person who reads it."""
     param: builtins.str
     """The parameter or field at fault, empty if none."""
+    principal: builtins.str
+    """Who was refused, as `users/alice`, where a credential tells it but admits nobody: for audit logs. Else empty."""
     @builtins.property
     def retry_after(self) -> duration_pb2.Duration:
         """When it may be worth trying again; absent when unknown."""
@@ -285,10 +288,11 @@ class Error(message.Message):
         retry_after: duration_pb2.Duration | None = ...,
         violations: abc.Iterable[QuotaViolation] | None = ...,
         headers: abc.Iterable[ErrorHeader] | None = ...,
+        principal: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["retry_after", b"retry_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["headers", b"headers", "message", b"message", "param", b"param", "reason", b"reason", "retry_after", b"retry_after", "violations", b"violations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["headers", b"headers", "message", b"message", "param", b"param", "principal", b"principal", "reason", b"reason", "retry_after", b"retry_after", "violations", b"violations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
