@@ -107,7 +107,7 @@ class App:
     ) -> int:
         credentials = sum(name == "authorization" for name, _ in headers)
         if credentials > 1:  # A proxy in front might have judged the other one.
-            raise ServiceError(Reason.HEADER_INVALID, "The header 'Authorization' stands twice; send it once.")
+            raise ServiceError(Reason.HEADER_INVALID, "Two credentials are in one request; send one.")
         if not credentials and route.operation not in OPEN_TO_ALL:
             raise ServiceError(Reason.CREDENTIAL_MISSING)  # before a body of any size is read
         body = await self._body(scope, receive) if route.method == "POST" else b""
@@ -176,7 +176,7 @@ def _travelling(headers: list[tuple[bytes, bytes]]) -> tuple[Headers, bytes]:
     a new one.
     """
     request_id = b""
-    credential, api_key = False, b""
+    credential, api_keys = False, list[bytes]()
     kept: list[tuple[str, str]] = []
     for name, value in headers:
         if name == b"x-request-id":
@@ -186,9 +186,9 @@ def _travelling(headers: list[tuple[bytes, bytes]]) -> tuple[Headers, bytes]:
             credential = credential or name == b"authorization"
             kept.append((name.decode("latin-1"), value.decode("latin-1")))
         elif name == b"x-api-key":
-            api_key = value
-    if api_key and not credential:  # as Anthropic's clients send it
-        kept.append(("authorization", "Bearer " + api_key.decode("latin-1")))
+            api_keys.append(value)
+    if not credential:  # as Anthropic's clients send it
+        kept.extend(("authorization", "Bearer " + api_key.decode("latin-1")) for api_key in api_keys if api_key)
     request_id = request_id or new_request_id()
     kept.append(("x-request-id", request_id.decode()))
     return tuple(kept), request_id

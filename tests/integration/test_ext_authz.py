@@ -164,9 +164,12 @@ async def test_headers_do_not_say_who_somebody_is(envoy: Envoy) -> None:
 
 async def test_two_credentials_are_none(envoy: Envoy) -> None:
     key = await envoy.key()
-    twice = (("authorization", f"Bearer {key}"), ("Authorization", "Bearer other"))
-    answer = await envoy.check(raw=twice)
-    assert answer.denied_response.status.code == 400
+    for twice in (
+        (("authorization", f"Bearer {key}"), ("Authorization", "Bearer other")),
+        (("x-api-key", key), ("X-Api-Key", "other")),
+    ):
+        answer = await envoy.check(raw=twice)
+        assert answer.denied_response.status.code == 400
     joined = {"authorization": f"Bearer {key},Bearer {key}"}  # as Envoy joins them
     assert denied(await envoy.check(headers=joined))[:2] == (401, "invalid_api_key")
 

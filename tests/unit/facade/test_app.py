@@ -163,6 +163,14 @@ async def test_the_key_as_anthropics_clients_send_it() -> None:
     assert mesh.requests[0].header("authorization") == "Bearer k"
 
 
+@pytest.mark.parametrize("name", [b"authorization", b"x-api-key"])
+async def test_of_two_credentials_a_proxy_may_have_judged_the_other(name: bytes) -> None:
+    mesh = Mesh(WELL)
+    answered = await ask(mesh, "/v1/messages", headers=[(name, b"Bearer good"), (name, b"Bearer other")])
+    assert answered.status == 400
+    assert not mesh.requests
+
+
 async def test_windows_shrink_as_calls_open() -> None:
     mesh = Mesh(WELL)
     mesh.at_once = False
