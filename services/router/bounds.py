@@ -7,7 +7,7 @@ text that is asked for. Where the caller gives none, a cap is spliced into the b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -15,6 +15,7 @@ from msgspec import UNSET
 
 from services.core.errors import Reason, ServiceError
 from services.router.body import Fields, Wanted
+from services.router.pointers import decoded, held, may_point, pointing
 from services.router.splice import Edit
 
 
@@ -57,12 +58,14 @@ class _Operation(NamedTuple):
     default: int = 0
 
 
+_BATCH: Final = "/v1/chat/completions/batch"
+
 MOST_TOKENS: Final = 1 << 50
 """What any call is reckoned at most: it fits into every store's numbers."""
 
 GENERATING: Final = {
     "/v1/chat/completions": _Operation(("max_tokens", "max_completion_tokens")),
-    "/v1/chat/completions/batch": _Operation(("max_tokens", "max_completion_tokens")),
+    _BATCH: _Operation(("max_tokens", "max_completion_tokens")),
     # OpenAI's default, and vLLM's: a cap above it would make answers longer.
     "/v1/completions": _Operation(("max_tokens",), default=16),
     "/v1/responses": _Operation(("max_output_tokens",)),
@@ -89,34 +92,9 @@ _SILENT: Final = frozenset(
 )
 """Operations that generate nothing."""
 
-_POINTERS: Final = frozenset(
-    {
-        *("audio_embeds", "audio_url", "document", "file", "image", "image_embeds", "image_pil", "image_url"),
-        *("input_audio", "input_file", "input_image", "input_video", "video", "video_url"),
-    }
-)
-"""Types of a message's parts, and the keys that hold them, whose tokens are not those of their text."""
-
-_IN_BASE64: Final = {
-    "image": ("data",),
-    "image_url": ("url", "image_url"),
-    "input_image": ("image_url",),
-    "input_audio": ("data",),
-    "audio_url": ("url", "audio_url"),
-    "video_url": ("url", "video_url"),
-}
-"""Where parts may hold data themselves, by their type."""
-_BARE: Final = frozenset({"image", "input_audio"})
-"""Those whose data is not in a URL."""
-
-
-class _Message(msgspec.Struct, gc=False):
-    content: Any = None
-    output: Any = None
-
-
-_messages = msgspec.json.Decoder(list[_Message])
-_items = msgspec.json.Decoder(list[msgspec.Raw])
+_QUERIES: Final = ("query", "queries", "text_1", "data_1")
+_TEXTS: Final = ("documents", "items", "text_2", "data_2")
+"""Keys of what is scored: each of the texts is a prompt together with the query."""
 
 
 def is_free(operation: str) -> bool:
@@ -131,16 +109,19 @@ def bound(operation: str, body: bytes, wanted: Wanted, reckoning: Reckoning) -> 
         return NOTHING
     # Text in UTF-16 may have half as many bytes again in UTF-8, in which tokens are cut.
     size = len(body) if wanted.plain or b"\x00" not in body else len(body) * 3 // 2
-    pointers, held = _pointers(fields) if not wanted.plain or may_point(body) else (_earlier(fields), 0)
-    prompt = size - held + reckoning.overhead + pointers * reckoning.unseen
+    pointers, data = _pointers(fields) if not wanted.plain or may_point(body) else (_earlier(fields), 0)
+    prompt = size - data + reckoning.overhead + pointers * reckoning.unseen
     if operation in _SILENT:
-        return Bound(prompt, 0, 0, (), given=True)
+        return Bound(prompt + _more_of_silent(body, reckoning), 0, 0, (), given=True)
     known = GENERATING.get(operation)
     keys = known.keys if known else ()
-    asked = [number for key in keys if (number := _whole(fields, key)) is not None]
+    asked = [number for key in keys if (number := _whole(fields, key)) is not None and _bounds(keys, key, number)]
     default = known.default if known else 0
     answer = max(asked) if asked else min(default or reckoning.answer, reckoning.answer)
-    texts = max(_whole(fields, "n") or 1, _whole(fields, "best_of") or 1) * _prompts(operation, fields)
+    prompts = _prompts(operation, fields)
+    if operation == _BATCH:  # each has its template
+        prompt += reckoning.overhead * (prompts - 1)
+    texts = max(_whole(fields, "n") or 1, _whole(fields, "best_of") or 1) * prompts
     return Bound(prompt, max(answer, 1), texts, keys, given=bool(asked))
 
 
@@ -154,7 +135,7 @@ def edits_for(found: Bound, fields: Fields, answer: int) -> tuple[Edit, ...]:
     if not found.keys or (found.given and answer >= found.answer):
         return ()
     values = [(key, getattr(fields, key)) for key in found.keys]
-    given = [(key, value) for key, value in values if value is not UNSET and value is not None]
+    given = [(key, value) for key, value in values if type(value) is int and _bounds(found.keys, key, value)]
     if given:
         return tuple(Edit(key, str(answer), there=True) for key, value in given if value > answer)
     key, value = values[0]
@@ -174,13 +155,18 @@ def _whole(fields: Fields, key: str) -> int | None:
     return min(value, MOST_TOKENS)
 
 
+def _bounds(keys: tuple[str, ...], key: str, number: int) -> bool:
+    """Whether it bounds an answer. Servers that take 0 for no number, as vLLM did, go on to the first of the keys."""
+    return number > 0 or key == keys[0]
+
+
 def _prompts(operation: str, fields: Fields) -> int:
     """How many prompts a body holds: a completion's may be texts, or lists of tokens; a batch of chats is a list of
     lists.
     """
     if operation == "/v1/completions":
         return max(1, _entries(fields.prompt) + _entries(fields.prompt_embeds))
-    if operation == "/v1/chat/completions/batch":
+    if operation == _BATCH:
         return max(1, _entries(fields.messages))
     return 1
 
@@ -193,7 +179,32 @@ def _entries(raw: msgspec.Raw) -> int:
     # A number may stand in a list of lists as little as a list in one of numbers: the first tells.
     if text[1:].lstrip()[:1] not in (b'"', b"[", b"{"):
         return 1
-    return len(_items.decode(text))
+    return len(decoded(text))
+
+
+def _more_of_silent(body: bytes, reckoning: Reckoning) -> int:
+    """What operations that generate nothing may use beyond the bytes and the messages of their bodies: pointers stand
+    anywhere in them, and a query is computed with each of the texts that it is compared with.
+    """
+    value = decoded(body)
+    outside = [value[key] for key in value if key not in ("messages", "input")]
+    images = value.get("images")
+    pointers = len(pointing(outside)) + (len(images) if isinstance(images, list) else 0)
+    pairs = max((_several(value[key]) for key in _TEXTS if key in value), default=1)
+    queries = [value[key] for key in _QUERIES if key in value]
+    again = sum(
+        len(json.dumps(query)) + len(pointing(query)) * reckoning.unseen
+        for query in queries
+        if not (isinstance(query, list) and _several(query) > 1)  # then each has its own text
+    )
+    return pointers * reckoning.unseen + (pairs - 1) * (again + reckoning.overhead)
+
+
+def _several(value: Any) -> int:
+    """How many texts a value is that is decoded; see `_entries`."""
+    if isinstance(value, dict):
+        value = value.get("content")
+    return len(value) if isinstance(value, list) and value and isinstance(value[0], str | list | dict) else 1
 
 
 def _pointers(fields: Fields) -> tuple[int, int]:
@@ -201,17 +212,10 @@ def _pointers(fields: Fields) -> tuple[int, int]:
     count, size = _earlier(fields), 0
     for raw in (fields.messages, fields.input):
         if _is_list(raw):
-            parts = list(_parts(raw))
-            count += len(parts)
-            size += sum(map(_held, parts))
+            value = decoded(raw)
+            count += len(pointing(value))
+            size += held(value)
     return count, size
-
-
-def may_point(body: bytes) -> bool:
-    """Whether a plain body may hold pointers, each of which has one of these words in it. To look through all messages
-    costs as much as all else that a bound does; a loop would cost more than the words.
-    """
-    return b"image" in body or b"audio" in body or b"video" in body or b"file" in body or b"document" in body
 
 
 def _earlier(fields: Fields) -> int:
@@ -221,37 +225,3 @@ def _earlier(fields: Fields) -> int:
 
 def _is_list(raw: msgspec.Raw) -> bool:
     return bytes(memoryview(raw)[:1]) == b"["
-
-
-def _parts(raw: msgspec.Raw) -> Iterator[dict[str, Any]]:
-    """The parts of messages that are no text. Content that is one string is not looked into."""
-    try:
-        messages = _messages.decode(raw)
-        values = [held for one in messages for held in (one.content, one.output) if isinstance(held, list)]
-    except msgspec.ValidationError:  # a batch of chats, or what vLLM refuses
-        values = [msgspec.json.decode(raw)]
-    for value in values:
-        yield from _pointing(value)
-
-
-def _pointing(value: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(value, list):
-        for item in value:
-            yield from _pointing(item)
-    elif isinstance(value, dict):
-        if value.get("type") in _POINTERS or not _POINTERS.isdisjoint(value):
-            yield value
-        else:
-            for item in value.values():
-                if isinstance(item, list | dict):
-                    yield from _pointing(item)
-
-
-def _held(part: dict[str, Any]) -> int:
-    """The bytes of an image or a sound in base64, which are no text. Those of a document may be."""
-    kind = part.get("type")
-    if kind not in _IN_BASE64:
-        return 0
-    holders = [part, *(holder for key in (kind, "source") if isinstance(holder := part.get(key), dict))]
-    texts = [holder.get(key) for holder in holders for key in _IN_BASE64[kind]]
-    return sum(len(text) for text in texts if isinstance(text, str) and (text[:5] == "data:" or kind in _BARE))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from services.core.errors import Reason, ServiceError
-from services.router import bounds
+from services.router import pointers
 from services.router.body import read_body
 from services.router.bounds import MOST_TOKENS, Reckoning, bound, edits_for, fitting
 from services.router.splice import splice
@@ -45,6 +45,10 @@ def answers(operation: str, **fields: Any) -> tuple[int, int]:
         (RESPONSES, {"max_output_tokens": 5}, (5, 1)),
         (RESPONSES, {"max_tokens": 5}, (100, 1)),
         (MESSAGES, {"max_tokens": 5}, (5, 1)),
+        # 0 is a bound under the key that all servers know alone.
+        (CHAT, {"max_tokens": 0}, (1, 1)),
+        (CHAT, {"max_completion_tokens": 0}, (100, 1)),
+        (CHAT, {"max_tokens": 5, "max_completion_tokens": 0}, (5, 1)),
         ("/v1/embeddings", {"max_tokens": 5}, (0, 0)),
         ("/v2/rerank", {}, (0, 0)),
         ("/v1/newest", {}, (100, 1)),
@@ -94,6 +98,12 @@ DATA = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A"
         ({"input": "a", "previous_response_id": "r"}, 1, 0),
         ({"messages": [[{"role": "user", "content": [URL]}]]}, 1, 0),
         ({"messages": 5, "input": {"a": 1}}, 0, 0),
+        # What stands within another, and what a tool's arguments hold.
+        (said({"type": "tool_result", "image": 1, "content": [URL, URL]}), 3, 0),
+        (said({"type": "image_url", "image_url": {"type": "image_url", "url": "data:AAAA"}}), 2, 9),
+        (said({"type": "tool_use", "input": {"type": "image", "data": "word " * 50}}), 1, 0),
+        (said({"type": "tool_use", "input": {"type": ["image"], "x": [{"type": None}]}}), 0, 0),
+        ({"messages": [[{"tool_calls": [{"arguments": {"type": "image", "data": "word " * 50}}]}]]}, 1, 0),
     ],
 )
 def test_what_a_body_points_to_is_reckoned_apart(fields, unseen, held):
@@ -108,6 +118,65 @@ def test_a_prompt_has_at_least_a_byte_a_token_in_any_encoding():
         assert prompt(fields, encoding=encoding)[0] >= len(json.dumps(fields, ensure_ascii=False).encode())
 
 
+@pytest.mark.parametrize(
+    "content",
+    [rb'"\ud800 image"', rb'NaN, "image"', b'1e999, "image"', b'"image \xff"', b"1" * 5000 + b', "image"'],
+)
+def test_what_only_pythons_decoder_reads_is_reckoned_too(content):
+    body = b'{"messages": [{"content": [%b, {"image_url": "https://a"}]}]}' % content
+    assert bound(CHAT, body, read_body(body), RECKONING).prompt == len(body) + 10 + 1000
+    body = b'{"prompt": ["a", %b]}' % content
+    assert bound(COMPLETIONS, body, read_body(body), RECKONING).texts >= 2
+
+
+def test_a_body_too_deep_for_its_bound_is_refused_as_such():
+    body = b'{"messages": [{"content": ["image", %b%b]}]}' % (b"[" * 100_000, b"]" * 100_000)
+    with pytest.raises(ServiceError) as caught:
+        bound(CHAT, body, read_body(body), RECKONING)
+    assert caught.value.reason is Reason.BODY_TOO_DEEP
+
+
+QUERY = "Which loom? " * 100
+IMAGES = {"content": [URL, URL]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "pairs", "pointers"),
+    [
+        ({"query": QUERY, "documents": ["a"] * 50}, 50, 0),
+        ({"query": QUERY, "items": ["a"] * 50}, 50, 0),
+        ({"text_1": [QUERY], "text_2": ["a"] * 50}, 50, 0),
+        ({"data_1": QUERY, "data_2": IMAGES}, 2, 2),
+        ({"queries": QUERY, "documents": "a"}, 1, 0),
+    ],
+)
+def test_a_query_is_computed_with_each_text(fields, pairs, pointers):
+    body = json.dumps(fields).encode()
+    found = bound("/v1/score", body, read_body(body), RECKONING)
+    least = pairs * len(QUERY) + (pairs - 1) * 10 + pointers * 1000
+    assert least <= found.prompt - 10 <= least + len(body) - len(QUERY) + 4 * pairs
+    assert found.answer == 0
+
+
+def test_each_image_of_a_query_is_computed_with_each_text():
+    fields = {"query": IMAGES, "documents": ["a"] * 50}
+    assert prompt(fields, "/rerank")[0] >= 50 * 2 * 1000
+
+
+def test_texts_in_pairs_are_computed_once():
+    found, size = prompt({"text_1": ["a" * 500] * 50, "text_2": ["b"] * 50}, "/score")
+    assert found == size + 49 * 10
+
+
+def test_images_stand_anywhere_in_what_is_embedded():
+    assert prompt({"inputs": [IMAGES], "images": ["data:A", "data:B"]}, "/v2/embed")[0] > 4 * 1000
+
+
+def test_each_chat_of_a_batch_has_its_template():
+    found, size = prompt({"messages": [[{}]] * 5}, CHAT + "/batch")
+    assert found == size + 4 * 10
+
+
 def test_what_nobody_computes_costs_nothing():
     for operation in ("/tokenize", "/v1/messages/count_tokens", "/v1/chat/completions/render"):
         assert bound(operation, b"{}", read_body(b"{}"), RECKONING).tokens == 0
@@ -119,6 +188,7 @@ def test_what_nobody_computes_costs_nothing():
         (CHAT, {"x": 1}, 100, {"max_tokens": 100}),
         (CHAT, {"max_tokens": None}, 100, {"max_tokens": 100}),
         (CHAT, {"max_completion_tokens": None}, 100, {"max_tokens": 100}),
+        (CHAT, {"max_completion_tokens": 0}, 100, {"max_tokens": 100}),
         (CHAT, {"max_tokens": 50}, 50, {}),
         (CHAT, {"max_tokens": 50}, 20, {"max_tokens": 20}),
         (CHAT, {"max_completion_tokens": 50, "max_tokens": 10}, 20, {"max_completion_tokens": 20}),
@@ -151,4 +221,4 @@ def test_how_long_answers_fit(room, answer):
 
 
 def test_every_pointer_holds_a_word_that_is_looked_for() -> None:
-    assert all(bounds.may_point(pointer.encode()) for pointer in bounds._POINTERS)
+    assert all(pointers.may_point(pointer.encode()) for pointer in pointers._POINTERS)
