@@ -56,6 +56,8 @@ class AuthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policy: PolicyConfig = PolicyConfig()
     usage: UsageConfig = UsageConfig()
     """Where records of calls are kept, and for how many days."""
+    principals_retention_days: Annotated[float, msgspec.Meta(gt=0)] = 400.0
+    """For how long it is kept what is known of principals that call no more."""
     quotas: tuple[QuotaConfig, ...] = ()
     """What each principal, and each group, may use; of several that fit a principal, the first counts."""
     globus: GlobusConfig = GlobusConfig()

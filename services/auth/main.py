@@ -22,6 +22,7 @@ from services.auth.identities import open_identities
 from services.auth.issuer import Issuer
 from services.auth.judge import Judge
 from services.auth.policy_config import mesh_policy
+from services.auth.retention import keep_pruning
 from services.auth.revocation_hub import RevocationHub
 from services.auth.revocations import RevocationStore
 from services.auth.rpcs import Parts
@@ -104,7 +105,8 @@ async def serve(config: AuthConfig, process: Process) -> None:
             credentials=wire.credentials,
         )
         await server.start()
-        tasks = [asyncio.ensure_future(work) for work in (hub.run(), housekeeper.run(), seen.run())]
+        pruning = keep_pruning(seen, "principals", config.principals_retention_days)
+        tasks = [asyncio.ensure_future(work) for work in (hub.run(), housekeeper.run(), seen.run(), pruning)]
         try:
             await server.set_ready(True)
             process.ready("auth", server.address)

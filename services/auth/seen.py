@@ -50,6 +50,17 @@ class SeenPrincipals:
             return None
         return principal_from_proto(auth_pb2.Principal.FromString(row.principal)), row.last_used_at
 
+    async def prune(self, before: float, limit: int) -> int:
+        """Forgets at most `limit` of those who were not seen since then, and says how many. Raises AUTH_UNAVAILABLE."""
+        unseen = principals.c.last_used_at < before
+        old = sa.select(principals.c.name).where(unseen).order_by(principals.c.last_used_at).limit(limit)
+        with explained(Reason.AUTH_UNAVAILABLE, AWAY):
+            async with self._engine.begin() as connection:
+                # Asked again in the deletion: whoever was seen meanwhile by another auth stays.
+                change = sa.delete(principals).where(principals.c.name.in_(old), unseen)
+                deleted: int = (await connection.execute(change)).rowcount
+                return deleted
+
     async def run(self) -> None:
         """Writes from time to time, until cancelled."""
         while True:

@@ -82,11 +82,24 @@ async def test_memory_is_bounded(engine: AsyncEngine) -> None:
     assert await seen.find("users/c") is None
 
 
+async def test_who_was_not_seen_for_long_is_forgotten(engine: AsyncEngine) -> None:
+    seen = SeenPrincipals(engine)
+    for number in range(5):
+        seen.note(Principal(f"users/{number}"), float(number))
+    await seen.write()
+    assert await seen.prune(4.0, 3) == 3, "no more than asked for"
+    assert await seen.prune(4.0, 3) == 1
+    assert await seen.prune(4.0, 3) == 0
+    async with engine.connect() as connection:
+        assert (await connection.execute(sa.select(principals.c.name))).scalars().all() == ["users/4"]
+
+
 async def test_a_database_that_is_away_loses_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "auth.db"
     engine = open_database("", file, setting="auth.database")
     seen = SeenPrincipals(engine)
     seen.note(ALICE, 1.0)
+    file.unlink()
     file.mkdir()  # Where the database's file should be.
     await seen.write()
     assert "written later" in caplog.text

@@ -10,9 +10,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from weft.usage.v1 import usage_pb2 as pb
 
+from services.auth.retention import prune
 from services.auth.usage import store as module
 from services.auth.usage.messages import to_record, to_rows
-from services.auth.usage.retention import prune
 from services.auth.usage.store import HEAD, Filter, UsageStore, open_usage
 from services.auth.usage.tables import VERSION_TABLE, calls, metadata
 from services.core.errors import Reason, ServiceError
@@ -151,8 +151,8 @@ async def test_what_a_caller_may_have_sent_is_kept_readable(store: UsageStore) -
 
 
 async def test_old_records_go_a_few_at_a_time(store: UsageStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.auth.usage.retention._BATCH", 2)
-    monkeypatch.setattr("services.auth.usage.retention._PAUSE", 0)
+    monkeypatch.setattr("services.auth.retention._BATCH", 2)
+    monkeypatch.setattr("services.auth.retention._PAUSE", 0)
     await keep(store, *(record(n, groups=["groups/a"], at=NOON + n * DAY) for n in range(6)))
     assert await store.prune(NOON + 5 * DAY, 2) == 2, "no more than asked for"
     assert await prune(store, 1, NOON + 6 * DAY) == 3

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from services.auth.usage.retention import keep_pruning
+from services.auth.retention import keep_pruning
 from services.auth.usage.servicer import UsageServicer
 from services.auth.usage.store import UsageStore, open_usage
 
@@ -32,7 +32,7 @@ async def keeping_usage(config: UsageConfig, auth_database: str, home: Path) -> 
     """Keeps records in the body of the `async with`. Raises ARGUMENT_INVALID for a wrong URL."""
     url = config.database or (auth_database if auth_database.startswith(_POSTGRESQL) else "")
     store = UsageStore(open_usage(url, home / "usage.db"))
-    pruning = asyncio.create_task(keep_pruning(store, config.retention_days))
+    pruning = asyncio.create_task(keep_pruning(store, "usage records", config.retention_days))
     try:
         yield UsageServicer(store)
     finally:

@@ -14,6 +14,7 @@ from services.runtime.config import ConfigError
     [
         ("auth: {usage: {retention_days: 0}}", "auth.usage.retention_days"),
         ("auth: {usage: {retention_days: -1}}", "auth.usage.retention_days"),
+        ("auth: {principals_retention_days: 0}", "auth.principals_retention_days"),
         ("router: {usage: {flush_s: -1}}", "router.usage.flush_s"),
         ("router: {usage: {flush_records: 0}}", "router.usage.flush_records"),
         ("router: {usage: {spool_bytes: 0}}", "router.usage.spool_bytes"),
