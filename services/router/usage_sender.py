@@ -77,6 +77,8 @@ class UsageSender:
                 await self._send_all(forever=True)
             except OSError as error:
                 log.error("usage records cannot be read: %s", error)
+            except Exception:  # a fault of ours; records go on to the disk, and must not wait there for a restart
+                log.exception("usage records are sent later, as something unexpected went wrong")
             self._more.clear()
             try:
                 async with asyncio.timeout(_LOOK):

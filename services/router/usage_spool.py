@@ -146,7 +146,7 @@ class UsageSpool:
             end += len(line)
             try:
                 records.append(_decoder.decode(line))
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError):
                 torn += 1
         return Batch(records, segment, end, torn)
 

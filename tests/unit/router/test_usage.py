@@ -125,6 +125,17 @@ def test_a_torn_last_line_is_skipped_and_counted(tmp_path: Path) -> None:
     second.close()
 
 
+def test_bytes_that_a_disk_has_spoilt_cost_no_more_than_their_records(tmp_path: Path) -> None:
+    first = UsageSpool(tmp_path, most_bytes=1_000_000)
+    first.append([record(number) for number in range(3)])
+    first.close()
+    (file,) = files(tmp_path)
+    file.write_bytes(file.read_bytes().replace(b"users/ada", b"users/\xff\xff\xff", 1))
+    second = UsageSpool(tmp_path, most_bytes=1_000_000)
+    assert drain(second) == [record(1).id, record(2).id]
+    second.close()
+
+
 def test_two_routers_in_one_home_leave_each_other_alone(tmp_path: Path) -> None:
     one, two = (UsageSpool(tmp_path, most_bytes=1_000_000) for _ in range(2))
     one.append([record(1)])
