@@ -225,11 +225,16 @@ class Mesh:
             )
 
     async def create_key(
-        self, *, allow: Sequence[str] = ("*",), deny: Sequence[str] = (), roles: Sequence[str] = ("user",)
+        self,
+        *,
+        principal: str = "users/tester",
+        allow: Sequence[str] = ("*",),
+        deny: Sequence[str] = (),
+        roles: Sequence[str] = ("user",),
     ) -> str:
         """A new key."""
         request = auth_pb2.CreateKeyRequest(
-            principal="users/tester",
+            principal=principal,
             roles=[auth_pb2.Role.Value(f"ROLE_{role.upper()}") for role in roles],
             permissions=auth_pb2.Permissions(allow_models=allow, deny_models=deny, allow_endpoints=["*"]),
         )

@@ -45,6 +45,10 @@ class Simulator(Part):
         """The tokens that it has generated since its start."""
         return int(await self._metric("generation_tokens_total"))
 
+    async def computed(self) -> int:
+        """The tokens of prompts and answers since its start."""
+        return int(await self._metric("prompt_tokens_total")) + await self.generated()
+
     async def answers(self) -> bool:
         """Whether it is there and well."""
         try:
