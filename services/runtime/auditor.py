@@ -76,7 +76,12 @@ class LogAuditor:
     async def begin(self, act: Act) -> str:
         """See `Auditor.begin`."""
         identity = secrets.token_hex(8)
-        if problem := await self.log.commit(_line("act", identity, act)):
+        try:
+            problem = await self.log.commit(_line("act", identity, act))
+        except asyncio.CancelledError:
+            self.end_later(act, identity, "cancelled")  # else it would read as if it might have been done
+            raise
+        if problem:
             raise refused(_REFUSAL, problem)
         return identity
 

@@ -14,6 +14,7 @@ from weft.auth.v1 import auth_pb2, auth_pb2_grpc
 from services.core.errors import Reason, ServiceError
 from services.core.inference import Request
 from services.core.principal import CredentialKind, Identity, Principal, Role
+from services.rpc.audit import Act, Who
 from services.rpc.boundary import Boundary
 from services.rpc.channel import bearer, dial
 from services.rpc.errors import from_rpc_error
@@ -126,6 +127,17 @@ async def test_an_act_that_fails_is_told_of(world: World) -> None:
         ("act", None),
         ("done", "resource_not_found"),
     ]
+
+
+async def test_an_act_whose_caller_leaves_before_it_is_done_was_not_done(world: World) -> None:
+    beginning = asyncio.ensure_future(world.auditor.begin(Act(Who("users/admin"), "CreateKey", "users/ada", "r1")))
+    await asyncio.sleep(0)
+    beginning.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await beginning
+    act, done = await world.written()
+    assert (act["event"], done["event"], done["outcome"]) == ("act", "done", "cancelled")
+    assert act["id"] == done["id"]
 
 
 async def test_what_changes_nothing_is_not_told_of(world: World) -> None:
