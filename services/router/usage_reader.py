@@ -20,8 +20,10 @@ _TAIL: Final = 16 * 1024
 _MOST: Final = 2 * _TAIL
 
 _KEY: Final = b'"usage":'
+_END: Final = b"\n\n"
 _DONE: Final = b"data: [DONE]\n\n"
-_LAST_EVENTS: Final = (b"event: message_stop", b'"type":"response.completed"', b'"type":"response.incomplete"')
+_LAST_EVENTS: Final = (b"event: message_stop\n", b"event: response.completed\n", b"event: response.incomplete\n")
+_LAST_ENDS: Final = (b'"type":"response.completed"}\n\n', b'"type":"response.incomplete"}\n\n')
 _FROM_TEXT: Final = JSONDecoder()
 
 
@@ -67,7 +69,10 @@ class UsageReader:
     def whole(self) -> bool:
         """Whether the end of a stream has passed, if it is one: clients leave when they have it."""
         tail = b"".join(self._parts)
-        return tail.endswith(_DONE) or any(mark in tail for mark in _LAST_EVENTS)
+        # An event begins on a line of its own and ends with its own members: there no text of a model or of a caller
+        # can stand.
+        last = tail[tail.rfind(_END, 0, -len(_END)) + len(_END) :] if tail.endswith(_END) else b""
+        return tail.endswith((_DONE, *_LAST_ENDS)) or last.startswith(_LAST_EVENTS)
 
     def read(self, head: Head) -> Usage | None:
         """What it used, as far as it says so."""
@@ -76,7 +81,7 @@ class UsageReader:
         media = head.header("content-type") or ""
         tail = b"".join(self._parts)
         if media.startswith("application/json"):
-            return _decoded(tail) or _found(tail) or _found(self._head)
+            return _found(tail) or _found(self._head) if self._cut else _decoded(tail)
         return _of_events(tail, self._head or tail) if media.startswith("text/event-stream") else None
 
 
@@ -147,18 +152,17 @@ def _decoded(text: bytes) -> Usage | None:
 
 
 def _found(text: bytes) -> Usage | None:
-    """The last usage in a piece of JSON, wherever the piece was cut off. In a string it would have backslashes."""
-    end = len(text)
-    while (at := text.rfind(_KEY, 0, end)) >= 0:
-        piece = text[at + len(_KEY) : at + len(_KEY) + _HEAD].decode("utf-8", "replace").lstrip()
-        try:
-            found = read_usage(_FROM_TEXT.raw_decode(piece)[0])
-        except (ValueError, RecursionError):
-            found = None
-        if found is not None:
-            return found
-        end = at
-    return None
+    """The usage in a piece of JSON, wherever the piece was cut off: the last, since tools that a caller has described
+    stand before it, which may look like one. In a string it would have backslashes.
+    """
+    at = text.rfind(_KEY)
+    if at < 0:
+        return None
+    piece = text[at + len(_KEY) : at + len(_KEY) + _HEAD].decode("utf-8", "replace").lstrip()
+    try:
+        return read_usage(_FROM_TEXT.raw_decode(piece)[0])
+    except (ValueError, RecursionError):
+        return None
 
 
 def _backwards(text: bytes) -> Iterator[bytes]:

@@ -222,6 +222,22 @@ def test_a_stream_that_ends_with_an_error_loses_nothing():
     assert b"".join(unasked.feed(piece) for piece in pieces(text, [70, 75, 300])) + unasked.end() == text
 
 
+FORGED = {"tools": [{"parameters": {"usage": USAGE, "type": "response.completed"}}], "usage": None}
+
+
+@pytest.mark.parametrize("padding", [0, 20_000, 50_000])
+def test_a_tool_that_looks_like_usage_is_none(padding):
+    answer = {"status": "queued", "metadata": "x" * padding, **FORGED}
+    assert read(compact(answer), JSON) is None
+    begun = b"event: response.created\ndata: " + compact({"response": answer, "type": "response.created"}) + b"\n\n"
+    said = b"event: response.output_text.delta\ndata: " + compact({"delta": "event: message_stop\n"}) + b"\n\n"
+    for stream in (begun, begun + said):
+        reader = UsageReader()
+        reader.feed(stream)
+        assert not reader.whole
+        assert reader.read(EVENTS) is None
+
+
 @given(st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=6))
 def test_what_is_no_stream_of_events_passes_whole(text, cuts):
     unasked = Unasked()
