@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any, Final
 
 from services.core.errors import ServiceError
@@ -10,7 +11,7 @@ from services.core.principal import Principal
 from services.rpc.acts import Kind, kind_of
 from services.rpc.audit import Act, Auditor, Refusal, clipped, resource_of, who, whom
 
-_REFUSED: Final = (401, 403)
+_REFUSED: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 
 class Watch:
@@ -50,7 +51,9 @@ class Watch:
         """The RPC ends with this error."""
         calls = self.admitted and self._kind is Kind.CALLS
         if self._audit is not None and error.kind.http in _REFUSED and not calls:
-            refused = whom(error, self.principal, self._context.peer())
+            # Who was let in is known: an unknown credential behind that is one that they asked about.
+            caller = None if self.admitted and error.kind.http == HTTPStatus.UNAUTHORIZED else self.principal
+            refused = whom(error, caller, self._context.peer())
             refusal = Refusal(refused, self._method, error.reason.name.lower())
             self._audit.refuse(refusal, self._request_id())
 

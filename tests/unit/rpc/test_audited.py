@@ -173,6 +173,13 @@ async def test_whoever_is_known_and_not_admitted_is_named(world: World) -> None:
     assert told[-1]["count"] == 1, "the same who, of whom an administrator asked"
 
 
+async def test_who_asks_about_a_wrong_credential_has_not_shown_it(world: World) -> None:
+    world.servicer.refusal = ServiceError(Reason.CREDENTIAL_INVALID)
+    await world.refused("GetKey", "admin", name="keys/a")
+    (line,) = await world.written()
+    assert (line.get("principal", ""), line["peer"], line["reason"]) == ("", "127.0.0.1", "credential_invalid")
+
+
 async def test_a_flood_is_two_lines(world: World) -> None:
     for _ in range(20):
         await world.refused("GetKey", "user", name="keys/a")
