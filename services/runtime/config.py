@@ -7,7 +7,7 @@ known key, because a misspelt key that is ignored looks like a setting that does
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +24,22 @@ Sections = Mapping[str, type[Any]]
 """The type of each section: a msgspec struct or a dataclass."""
 
 _VARIABLE = re.compile(r"WEFT_([A-Z0-9]+)__([A-Z0-9_]+)")
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice, as YAML asks: PyYAML takes the last one, and a policy further up is lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """See `yaml.SafeLoader`. Raises yaml.YAMLError."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                why = f"'{key.value}' is there twice; put all of it into one"
+                raise yaml.constructor.ConstructorError(None, None, why, key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 class ConfigError(Exception):
@@ -78,16 +94,22 @@ def _find_file(environ: Mapping[str, str], file: Path | None) -> Path | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_bytes())
+        tree = _Loader(path.read_bytes()).get_single_data()
     except OSError as error:
         raise ConfigError(f"Cannot read the configuration {path}: {error.strerror}.") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path} is not YAML: {_problem(error)}") from error
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold sections, 'router:' for instance, each with its settings.")
     return tree
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem}."
+    return " ".join(str(error).split())
 
 
 def _check_section(source: str, sections: Sections, name: object, value: object) -> None:

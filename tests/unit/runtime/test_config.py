@@ -102,6 +102,11 @@ def test_the_home_of_the_environment_goes_before_the_files(tmp_path: Path) -> No
         ("router: 7", "'router' must be a section of settings."),
         ("- router", "must hold sections"),
         ("router: [", "is not YAML"),
+        (
+            "router: {address: x}\nrouter: {limits: {}}",
+            "is not YAML: line 2: 'router' is there twice; put all of it into one.",
+        ),
+        ("router: {address: x, address: y}", "'address' is there twice"),
         ("home: 7", "'home' must be the path of a folder."),
     ],
 )
