@@ -8,6 +8,7 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from services.core.errors import CATALOGUE
 from services.router.dispatcher import FinishedCall
 
 log = logging.getLogger(__name__)
@@ -19,6 +20,10 @@ _OPERATIONS: Final = {
     "/v1/messages": "messages",
     "/v1/responses": "responses",
 }
+_FAULTS: Final = {reason.name.lower() for reason, kind in CATALOGUE.items() if kind.http >= 500}
+"""What an operator is to hear of. Callers' own mistakes and limits stand in the records of usage: who asks on and on
+would fill the log.
+"""
 _SECONDS: Final = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 CALLS = Counter("weft_router_calls", "Calls that ended.", ("operation", "outcome"))
@@ -39,7 +44,7 @@ def count_call(call: FinishedCall, outcome: str, now: float) -> None:
     duration.observe(now - call.started)
     if call.first_byte_at is not None:
         first_byte.observe(call.first_byte_at - call.started)
-    if outcome not in ("ok", "cancelled"):
+    if outcome in _FAULTS:
         request_id = call.request.header("x-request-id")
         log.warning("call %s ended with %s after %d attempts", request_id, outcome, call.attempts)
 

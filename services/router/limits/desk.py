@@ -44,6 +44,7 @@ class Desk:
         self.away = False
         """Whether the store did not answer when it was last asked."""
         self.away_since = 0.0
+        self._why_away = ""
         self.routers = 1
         """How many the store last knew."""
         self._store = store
@@ -196,7 +197,7 @@ class Desk:
         ROUND_TRIPS.labels("answered").inc()
         STORE_UP.set(1)
         if self.away:
-            self.away = False
+            self.away, self._why_away = False, ""
             log.info("the limits' store answers again")
         self.routers = max(answer.routers, 1)
         self._offset = answer.now - now
@@ -266,11 +267,13 @@ class Desk:
         if not self.away:
             self.away = True
             self.away_since = self._clock()
-            log.warning("the limits' store is away: %s", error)
+        if (why := str(error)) != self._why_away:
+            self._why_away = why
+            log.warning("the limits' store is away: %s", why)
         self._undecided(purses, question)
         for waiting in (*calls, *self._waiting):
             if not waiting.answer.done():
-                waiting.answer.set_exception(StoreAwayError(str(error)))
+                waiting.answer.set_exception(StoreAwayError(why))
         self._waiting.clear()
 
     def _undecided(self, purses: list[Purse], question: Exchange) -> None:
