@@ -66,7 +66,7 @@ class IdentityRpcs(Rpcs):
             keys = await self._parts.keys.page(limit=1000, principal=name)
         known = [key for key in keys if key is not None]
         if not known:
-            message = f"Nothing is known of '{name}': it has no key, and has not called yet."
+            message = f"Nothing is known of '{name}': it has no key, and was never admitted."
             raise ServiceError(Reason.RESOURCE_NOT_FOUND, message, param="name")
         key = max(known, key=lambda key: (key.revoked_at is None, key.created_at))
         return key.principal, key.last_used_at

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from services.cli.failures import CommandError
 from services.cli.periods import parse_moment
 from services.cli.settings import load
 from services.runtime.audit_verify import Finding, Verdict, files_of, log_of, logs_in, read, read_head, verify
@@ -20,6 +19,8 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=T
 
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 _MOST: Final = 20
+_NOTHING: Final = 2
+"""The exit code where there is nothing to look at."""
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 _Files = Annotated[list[Path] | None, typer.Argument(help="Files of logs; all logs of the home if none.")]
@@ -47,7 +48,7 @@ def verify_(
     logs = _logs(files)
     if not logs:
         typer.echo("There is no audit log here.", err=True)
-        raise typer.Exit(2)
+        raise typer.Exit(_NOTHING)
     verdicts = [verify(log, parts, archived=archived) for log, parts in logs.items()]
     verdicts[-1].findings += _unmet(logs, expect or [])
     if as_json:
@@ -89,13 +90,15 @@ def head(files: _Files = None, as_json: _Json = False) -> None:
 
 
 def _logs(files: list[Path] | None) -> dict[Path, list[Path]]:
-    """The files of each log. Raises `CommandError` for a file that is not there."""
+    """The files of each log. Exits with 2 for a file that is not there."""
     if not files:
         return {log: files_of(log) for log in logs_in(load().home)}
     found: dict[Path, list[Path]] = {}
     for file in files:
         if not file.is_file():
-            raise CommandError(f"{file} is no file; 'weft audit verify' alone finds the logs of the home.")
+            # 1 would say that a log is damaged.
+            typer.echo(f"{file} is no file; 'weft audit verify' alone finds the logs of the home.", err=True)
+            raise typer.Exit(_NOTHING)
         log = log_of(file)
         # Whoever names the log that is written now means all of it.
         found.setdefault(log, []).extend(files_of(log) if file == log else [file])

@@ -271,8 +271,8 @@ CATALOGUE: Final[dict[Reason, ErrorKind]] = {
     Reason.TOKENS_ABOVE_LIMIT: ErrorKind(
         400, GrpcCode.INVALID_ARGUMENT, _BAD, "tokens_above_limit",
         "The call may use more tokens than its limits ever allow; ask for fewer.",
-        "This call may use up to 5000 tokens, and 'users/alice' may use 1000 per minute; set 'max_tokens' to 900 or "
-        "less.",
+        "This call may use up to 5000 tokens, and 'users/alice' may use 1000 per minute; give a 'max_tokens' "
+        "that is lower by 4000, or shorten the prompt.",
     ),
     Reason.LIMITS_UNAVAILABLE: ErrorKind(
         503, GrpcCode.UNAVAILABLE, _SERVER, "limits_unavailable",

@@ -53,7 +53,7 @@ def above_limit(subject: str, rule: Rule, tokens: int) -> ServiceError:
     return ServiceError(
         Reason.TOKENS_ABOVE_LIMIT,
         f"This call may use up to {tokens} tokens, and {_who(subject)} may use {rule.limit} {_per(rule)}; "
-        f"lower 'max_tokens' by {tokens - rule.limit} or more.",
+        f"give a 'max_tokens' that is lower by {tokens - rule.limit}, or shorten the prompt.",
         param="max_tokens",
         violations=(QuotaViolation(subject, _amount(rule)),),
     )

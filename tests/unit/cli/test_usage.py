@@ -53,6 +53,7 @@ def test_exit_codes_of_the_verification(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("WEFT_HOME", str(tmp_path))
     run = CliRunner().invoke
     assert run(app, ["verify"]).exit_code == 2, "there is none"
+    assert run(app, ["verify", str(tmp_path / "elsewhere.log")]).exit_code == 2
     file = tmp_path / "auth" / "audit.log"
     log = AuditLog(file)
     log.start()

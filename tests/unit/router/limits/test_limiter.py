@@ -97,8 +97,8 @@ def test_a_call_that_could_never_be_admitted(limiter: Limiter) -> None:
     error = refused(lambda: admit(limiter, claim, tokens=4000))
     assert (error.reason, error.param) == (Reason.TOKENS_ABOVE_LIMIT, "max_tokens")
     assert error.message == (
-        "This call may use up to 4000 tokens, and 'users/alice' may use 1000 per minute; lower 'max_tokens' by 3000 "
-        "or more."
+        "This call may use up to 4000 tokens, and 'users/alice' may use 1000 per minute; give a 'max_tokens' "
+        "that is lower by 3000, or shorten the prompt."
     )
 
 
