@@ -168,6 +168,8 @@ class DispatchedCall:
             if admitted:
                 self._try(target, alternatives=len(planned.candidates) > 1)
             else:
+                if self._its_wait is not None:
+                    self._its_wait.leave()  # else its end would have the store asked once more
                 self._bill.ask(functools.partial(self._asked_at, endpoint), endpoint)
             return
         over = next((refused[target.server.endpoint] for target in planned.candidates), ServiceError(Reason.NO_WORKER))

@@ -124,7 +124,7 @@ class Wait:
             self._watchdog.ask_at(self._dispatcher.scheduler.time())
 
     def leave(self) -> None:
-        """The call has ended."""
+        """The call has ended, or what it waited for may have come."""
         self._stop_timer()
         if self.turn:
             self._dispatcher.roster.waiting_calls.leave(self)

@@ -105,6 +105,22 @@ async def test_a_server_that_is_gone_when_the_store_has_spoken_is_not_used() -> 
     assert len(bench.answerers[0].calls) == 1, "its place at the first endpoint was given back"
 
 
+async def test_a_permit_that_ends_while_the_store_is_asked_asks_no_second_time() -> None:
+    bench, limiter = bench_that_asks()
+    bench.servers[0].ready = False
+    answer, _ = bench.call(lasts=2)
+    bench.servers[0].ready = True
+    bench.roster.heard(bench.servers[0])
+    await settled()
+    bench.clock.advance(3)
+    limiter.told.set()
+    await settled()
+    answered(bench.served())
+    assert answer.error is None
+    bench.call()
+    assert len(bench.answerers[0].calls) == 2, "its one place was taken once, and given back"
+
+
 @pytest.mark.parametrize("body", [BODY, {**BODY, "stream": True}])
 async def test_its_body_waits_as_it_is(body: dict[str, object]) -> None:
     bench, limiter = bench_that_asks()

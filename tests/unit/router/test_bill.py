@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -72,15 +73,29 @@ class Bench:
             self.roster.add(server)
 
     def call(
-        self, body: dict[str, Any] = BODY, principal: Principal = ALICE, credit: int = 1 << 16
+        self,
+        body: dict[str, Any] = BODY,
+        principal: Principal = ALICE,
+        credit: int = 1 << 16,
+        *,
+        lasts: float = math.inf,
     ) -> tuple[Answer, DispatchedCall]:
+        """A call whose permit lasts so many seconds each time."""
         request = Request("/v1/chat/completions", (("x-request-id", "r"),), json.dumps(body).encode())
         bill = self.books.bill(self.roster, request, "m", principal)
         answer = Answer()
-        permit = permitted(self.roster, request, "m", principal.name)
+        allowed = permitted(self.roster, request, "m", principal.name)
         wanted = read_body(request.body)
         call = DispatchedCall(
-            self.dispatcher, request, wanted, "m", answer, credit, permit=permit, bill=bill, caller=principal.name
+            self.dispatcher,
+            request,
+            wanted,
+            "m",
+            answer,
+            credit,
+            permit=lambda: allowed()._replace(lasts=lasts),
+            bill=bill,
+            caller=principal.name,
         )
         answer.opened = True
         call.begin(admitted=True)
