@@ -13,7 +13,7 @@ from services.auth.tables import AWAY, denials
 from services.core.errors import Reason, ServiceError
 from services.core.principal import denied_as
 from services.rpc.revocations import Revocation, RevocationKind
-from services.runtime.database import explained
+from services.runtime.database import explained, reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class DenialStore:
     async def find(self, principal: str) -> Denial | None:
         """The principal's denial."""
         with explained(Reason.AUTH_UNAVAILABLE, AWAY):
-            async with self._engine.connect() as connection:
+            async with reading(self._engine) as connection:
                 query = sa.select(denials).where(denials.c.principal == denied_as(principal))
                 row = (await connection.execute(query)).one_or_none()
                 return Denial(row.principal, row.comment, row.created_at) if row is not None else None
@@ -53,7 +53,7 @@ class DenialStore:
     async def page(self, *, after: str = "", limit: int) -> list[Denial]:
         """At most `limit` denials behind a principal, in order."""
         with explained(Reason.AUTH_UNAVAILABLE, AWAY):
-            async with self._engine.connect() as connection:
+            async with reading(self._engine) as connection:
                 query = sa.select(denials).where(denials.c.principal > after).order_by(denials.c.principal).limit(limit)
                 rows = (await connection.execute(query)).all()
                 return [Denial(row.principal, row.comment, row.created_at) for row in rows]

@@ -16,7 +16,7 @@ from services.auth.tables import AWAY, VERSION_TABLE, keys, metadata
 from services.core.errors import Reason
 from services.core.principal import Permissions, Principal, Role
 from services.rpc.revocations import Revocation, RevocationKind
-from services.runtime.database import NAME, explained, upgrade
+from services.runtime.database import NAME, explained, reading, upgrade
 
 HEAD: Final = "0003"
 """The newest of `migrations/versions`; a test holds the two together."""
@@ -109,7 +109,7 @@ class KeyStore:
 
     async def _read(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
         with explained(Reason.AUTH_UNAVAILABLE, AWAY):
-            async with self._engine.connect() as connection:
+            async with reading(self._engine) as connection:
                 rows: Sequence[sa.Row[Any]] = (await connection.execute(query)).all()
                 return rows
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.auth.denials import Denial, DenialStore
@@ -118,6 +119,16 @@ async def test_who_is_denied_is_denied_however_it_is_written(stores: Stores) -> 
     assert await stores.denials.admit("users/ADA@ANL.GOV", NOW)
     await stores.denials.check("users/ada@anl.gov")
     assert {one.name for one in await stores.told()} == {"users/ada@anl.gov"}
+
+
+async def test_who_calls_is_found_out_while_somebody_writes(open_stores: OpenStores) -> None:
+    writing, stores = await open_stores(), await open_stores()
+    await stores.keys.put(key("aa"))
+    async with writing.engine.begin() as connection:
+        await connection.execute(sa.text("DELETE FROM auth_denials"))
+        async with asyncio.timeout(SOON):
+            assert await stores.keys.find("aa") is not None
+            await stores.denials.check(ADA)
 
 
 async def test_denials_have_pages(stores: Stores) -> None:
