@@ -238,6 +238,14 @@ def test_a_tool_that_looks_like_usage_is_none(padding):
         assert reader.read(EVENTS) is None
 
 
+def test_events_that_end_otherwise_than_vllms_pass_at_once():
+    unasked = Unasked()
+    events = [b'data: {"choices":[%d]}\r\n\r\n' % number for number in range(3)]
+    events += [b'data: {"choices":[],"usage":{"prompt_tokens":1}}\r\n\r\n', b"data: [DONE]\r\n\r\n"]
+    assert [unasked.feed(event) for event in events] == events
+    assert (unasked.end(), unasked.usage) == (b"", None)
+
+
 @given(st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=6))
 def test_what_is_no_stream_of_events_passes_whole(text, cuts):
     unasked = Unasked()
