@@ -17,7 +17,7 @@ _LONGEST: Final = 1024
 
 def to_rows(record: usage_pb2.CallRecord) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """A row of the calls, and those of its groups."""
-    started = _seconds(record.start_time)
+    started = to_seconds(record.start_time)
     row = {
         "id": record.id,
         "request_id": _text(record.request_id),
@@ -29,8 +29,8 @@ def to_rows(record: usage_pb2.CallRecord) -> tuple[dict[str, Any], list[dict[str
         "outcome": _text(record.outcome),
         "status": min(record.status, 999),
         "started_at": started,
-        "first_byte_at": _seconds(record.first_byte_time) if record.HasField("first_byte_time") else None,
-        "ended_at": _seconds(record.end_time),
+        "first_byte_at": to_seconds(record.first_byte_time) if record.HasField("first_byte_time") else None,
+        "ended_at": to_seconds(record.end_time),
         "day": int(started // DAY),
         "input_tokens": min(record.input_tokens, _MOST_TOKENS),
         "output_tokens": min(record.output_tokens, _MOST_TOKENS),
@@ -75,7 +75,8 @@ def _text(text: str) -> str:
     return text[:_LONGEST].replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
-def _seconds(stamp: Timestamp) -> float:
+def to_seconds(stamp: Timestamp) -> float:
+    """Since 1970."""
     return stamp.seconds + stamp.nanos / 1e9
 
 

@@ -6,13 +6,14 @@ from __future__ import annotations
 import base64
 import datetime
 import re
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
+from google.protobuf.timestamp_pb2 import Timestamp
 from weft.usage.v1 import usage_pb2 as pb
 from weft.usage.v1 import usage_pb2_grpc
 
-from services.auth.usage.messages import DAY, to_record, to_rows
+from services.auth.usage.messages import DAY, to_record, to_rows, to_seconds
 from services.auth.usage.store import Filter, Sum, UsageStore
 from services.core.errors import Reason, ServiceError
 from services.core.principal import Role
@@ -30,6 +31,9 @@ ACCESS: Final[Access] = {
 
 _MOST_RECORDS: Final = 10_000
 _ID: Final = re.compile(r"[0-9a-f]{32}")
+_LAST_SECOND: Final = 253_402_300_799
+"""Of the year 9999: a `Timestamp` holds none behind it, and no database's day does."""
+_DayNumber = Annotated[int, msgspec.Meta(ge=0, le=_LAST_SECOND // DAY)]
 _DIMENSIONS: Final = {
     pb.DIMENSION_PRINCIPAL: "principal",
     pb.DIMENSION_GROUP: "group",
@@ -67,7 +71,7 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
             message = "'by' must name known dimensions, each once."
             raise ServiceError(Reason.ARGUMENT_INVALID, message, param="by")
         size = page_size(request.page_size)
-        after = _from_token(request.page_token, tuple(int if name == "day" else str for name in by))
+        after = _from_token(request.page_token, tuple(_DayNumber if name == "day" else str for name in by))
         sums = await self._store.sums(by, _allowed(request.filter), after=after, limit=size + 1)
         page = sums[:size]
         token = _to_token(page[-1].keys) if len(sums) > size else ""
@@ -94,9 +98,22 @@ def _check(record: pb.CallRecord) -> None:
         if not getattr(record, field):
             message = f"'records.{field}' must not be empty."
             raise ServiceError(Reason.ARGUMENT_INVALID, message, param=f"records.{field}")
-    if not (record.HasField("start_time") and record.HasField("end_time")):
-        message = "'records.start_time' and 'records.end_time' must be set."
-        raise ServiceError(Reason.ARGUMENT_INVALID, message, param="records.start_time")
+    for field in ("start_time", "end_time"):
+        if _time(record, field, "records") is None:
+            message = f"'records.{field}' must be set."
+            raise ServiceError(Reason.ARGUMENT_INVALID, message, param=f"records.{field}")
+    _time(record, "first_byte_time", "records")
+
+
+def _time(message: pb.CallRecord | pb.CallFilter, field: str, inside: str) -> float | None:
+    """A time, in seconds since 1970; None if it is not set. Raises ARGUMENT_INVALID for one of no calendar."""
+    if not message.HasField(field):  # type: ignore[arg-type]
+        return None
+    stamp: Timestamp = getattr(message, field)
+    if not 0 <= stamp.seconds <= _LAST_SECOND:
+        told = f"'{inside}.{field}' must be from the years 1970 to 9999."
+        raise ServiceError(Reason.ARGUMENT_INVALID, told, param=f"{inside}.{field}")
+    return to_seconds(stamp)
 
 
 def _allowed(asked: pb.CallFilter) -> Filter:
@@ -111,8 +128,7 @@ def _allowed(asked: pb.CallFilter) -> Filter:
             message = "The usage of others is for administrators; leave the user out to see your own."
             raise ServiceError(Reason.ACTION_FORBIDDEN, message)
         principal = who.name
-    since = asked.start_time.ToNanoseconds() / 1e9 if asked.HasField("start_time") else None
-    until = asked.end_time.ToNanoseconds() / 1e9 if asked.HasField("end_time") else None
+    since, until = _time(asked, "start_time", "filter"), _time(asked, "end_time", "filter")
     return Filter(since, until, principal, asked.group, asked.model)
 
 
@@ -136,7 +152,7 @@ def _to_token(keys: tuple[str | int | float, ...]) -> str:
     return base64.urlsafe_b64encode(msgspec.json.encode(keys)).decode()
 
 
-def _from_token(token: str, kinds: tuple[type, ...]) -> tuple[Any, ...]:
+def _from_token(token: str, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
     """The keys of the last row of the page before. Raises ARGUMENT_INVALID for what no such page has given."""
     if not token:
         return ()

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from weft.usage.v1 import usage_pb2 as pb
 
-from services.auth.usage.servicer import UsageServicer
+from services.auth.usage.servicer import UsageServicer, _to_token
 from services.auth.usage.store import UsageStore, open_usage
 from services.core.errors import Reason, ServiceError
 from services.core.principal import Principal, Role
@@ -61,6 +62,25 @@ async def test_a_user_hears_of_themselves_and_an_administrator_of_all(servicer: 
     assert [(row.keys[0], row.calls) for row in rows] == [("users/ada", 2), ("users/bob", 1)]
 
 
+async def test_by_group_a_user_hears_of_their_own_calls_in_their_own_groups(servicer: UsageServicer) -> None:
+    together = [
+        record(4, groups=["groups/a"]),
+        record(5, principal="users/bob", groups=["groups/a", "groups/b"]),
+    ]
+    await servicer.RecordCalls(pb.RecordCallsRequest(records=together), None)
+    sums = pb.SumUsageRequest(by=[pb.DIMENSION_GROUP, pb.DIMENSION_PRINCIPAL])
+    as_caller(ADA)
+    rows = (await servicer.SumUsage(sums, None)).rows
+    assert [(*row.keys, row.calls) for row in rows] == [("", "users/ada", 2), ("groups/a", "users/ada", 1)]
+    as_caller(ADMIN)
+    assert [row.keys[0] for row in (await servicer.SumUsage(sums, None)).rows] == [
+        "",
+        "",
+        *["groups/a"] * 2,
+        "groups/b",
+    ]
+
+
 async def test_pages(servicer: UsageServicer) -> None:
     as_caller(ADMIN)
     sums = pb.SumUsageRequest(by=[pb.DIMENSION_DAY, pb.DIMENSION_PRINCIPAL, pb.DIMENSION_MODEL], page_size=2)
@@ -87,8 +107,16 @@ async def test_what_is_wrong_is_refused(servicer: UsageServicer) -> None:
     as_caller(ADMIN)
     for by in ([pb.DIMENSION_UNSPECIFIED], [pb.DIMENSION_DAY, pb.DIMENSION_DAY], [99]):
         assert (await refusal(servicer.SumUsage(pb.SumUsageRequest(by=by), None))).param == "by"
-    for wrong in (pb.CallRecord(id="x"), record(1, principal=""), record(1, outcome="")):
+    from_a_mad_clock, answered_by_one = record(1), record(1)
+    from_a_mad_clock.start_time.seconds = 1 << 60
+    answered_by_one.first_byte_time.seconds = -1
+    wrongs = (pb.CallRecord(id="x"), record(1, principal=""), record(1, outcome=""), from_a_mad_clock, answered_by_one)
+    for wrong in wrongs:
         refused = await refusal(servicer.RecordCalls(pb.RecordCallsRequest(records=[wrong]), None))
         assert refused.reason is Reason.ARGUMENT_INVALID
+    asked = pb.CallFilter(end_time=Timestamp(seconds=1 << 60))
+    assert (await refusal(servicer.ListCalls(pb.ListCallsRequest(filter=asked), None))).param == "filter.end_time"
+    day = pb.SumUsageRequest(by=[pb.DIMENSION_DAY], page_token=_to_token((10**30,)))
+    assert (await refusal(servicer.SumUsage(day, None))).param == "page_token"
     many = pb.RecordCallsRequest(records=[record(number) for number in range(10_001)])
     assert (await refusal(servicer.RecordCalls(many, None))).param == "records"
