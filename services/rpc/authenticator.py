@@ -61,9 +61,10 @@ class CachedAuthenticator:
     """An `Authenticator` that answers from memory once warm.
 
     A principal is asked for anew, in the background, after half of the time that auth allows, so that a caller who
-    stays never waits. While auth is away, callers that are known stay known for `stale_for` seconds. Refusals are
-    remembered apart and shortly, so that a flood of wrong keys neither reaches auth nor pushes out good ones.
-    Credentials are kept as hashes only.
+    stays never waits; of others, at most `waiting` are asked for at once: of more, auth would answer none in time, nor
+    whether those who are known still are. While auth is away, callers that are known stay known for `stale_for`
+    seconds. Refusals are remembered apart and shortly, so that one wrong key is not asked about again and again, and
+    many push out no good one. Credentials are kept as hashes only.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class CachedAuthenticator:
         service_key: Callable[[], str],
         *,
         capacity: int = 10_000,
+        waiting: int = 512,
         refused_for: float = 5.0,
         stale_for: float = 600.0,
         timeout: float = 5.0,
@@ -81,6 +83,7 @@ class CachedAuthenticator:
         self._auth = auth
         self._service_key = service_key
         self._capacity = capacity
+        self._waiting = waiting
         self._refused_for = refused_for
         self._stale_for = stale_for
         self._timeout = timeout
@@ -125,8 +128,9 @@ class CachedAuthenticator:
             raise ServiceError(error.reason, error.message, principal=error.principal)
         lookup = self._lookups.get(digest)
         if lookup is None:
-            if len(self._lookups) >= self._capacity:
-                raise ServiceError(Reason.OVERLOADED, "Too many keys wait to be judged; try again shortly.")
+            if len(self._lookups) >= self._waiting:
+                message = "Too many keys wait to be judged; try again shortly."
+                raise ServiceError(Reason.OVERLOADED, message, retry_after=1.0)
             lookup = self._look_up(digest, kind, shown)
         # Shielded: the lookup is shared, and one caller who leaves must not end it for the others.
         return await asyncio.shield(lookup)

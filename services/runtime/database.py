@@ -57,8 +57,8 @@ def open_database(url: str, file: Path, *, setting: str) -> AsyncEngine:
 
 @asynccontextmanager
 async def reading(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """A connection that only reads. On SQLite such ones exclude neither each other nor one that writes, while all others
-    wait for their turn, asleep: by these, a few wrong keys at once would keep everybody from being judged.
+    """A connection that only reads. On SQLite such ones exclude neither each other nor one that writes, while all
+    others wait for their turn, asleep: by these, a few wrong keys at once would keep everybody from being judged.
     """
     async with engine.connect() as connection:
         yield await connection.execution_options(reading=True)

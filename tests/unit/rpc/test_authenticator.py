@@ -270,9 +270,20 @@ async def test_memory_is_bounded(auth: FakeAuth, clock: Clock) -> None:
     for number in range(3):
         await authenticator.authenticate(f"good-{number}")
     assert authenticator.peek("good") is None
+
+
+async def test_a_flood_of_wrong_keys_leaves_auth_time_for_those_who_are_known(auth: FakeAuth, clock: Clock) -> None:
+    authenticator = make(auth, clock, waiting=3)
+    await authenticator.authenticate("good")
+    clock.now += 20.0  # more than half of what auth allows
     auth.gate.clear()
     waiting = [asyncio.ensure_future(authenticator.authenticate(f"slow-{number}")) for number in range(3)]
     await turns()
-    assert await reason_of(authenticator, "one more") is Reason.OVERLOADED
+    with pytest.raises(ServiceError) as caught:
+        await authenticator.authenticate("one more")
+    assert (caught.value.reason, caught.value.retry_after) == (Reason.OVERLOADED, 1.0)
+    assert authenticator.peek("good") is not None
+    await turns()
+    assert auth.asked[-1] == "good", "who is known is asked about all the same"
     await authenticator.close()
     assert all(caller.cancelled() for caller in (await asyncio.wait(waiting))[0])
