@@ -66,7 +66,7 @@ MOST_TOKENS: Final = 1 << 50
 GENERATING: Final = {
     "/v1/chat/completions": _Operation(("max_tokens", "max_completion_tokens")),
     _BATCH: _Operation(("max_tokens", "max_completion_tokens")),
-    # OpenAI's default, and vLLM's: a cap above it would make answers longer.
+    # OpenAI's default, and vLLM's: a cap above it would make answers longer. For null it is none.
     "/v1/completions": _Operation(("max_tokens",), default=16),
     "/v1/responses": _Operation(("max_output_tokens",)),
     "/v1/messages": _Operation(("max_tokens",)),
@@ -116,7 +116,7 @@ def bound(operation: str, body: bytes, wanted: Wanted, reckoning: Reckoning) -> 
     known = GENERATING.get(operation)
     keys = known.keys if known else ()
     asked = [number for key in keys if (number := _whole(fields, key)) is not None and _bounds(keys, key, number)]
-    default = known.default if known else 0
+    default = known.default if known and fields.max_tokens is UNSET else 0
     answer = max(asked) if asked else min(default or reckoning.answer, reckoning.answer)
     prompts = _prompts(operation, fields)
     if operation == _BATCH:  # each has its template

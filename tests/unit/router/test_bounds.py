@@ -37,6 +37,7 @@ def answers(operation: str, **fields: Any) -> tuple[int, int]:
         (CHAT, {"max_output_tokens": 5}, (100, 1)),
         (CHAT + "/batch", {"max_tokens": 5, "messages": [[{}], [{}]]}, (5, 2)),
         (COMPLETIONS, {"prompt": "a"}, (16, 1)),
+        (COMPLETIONS, {"prompt": "a", "max_tokens": None}, (100, 1)),
         (COMPLETIONS, {"prompt": ["a", "b"], "max_tokens": 5, "n": 3}, (5, 6)),
         (COMPLETIONS, {"prompt": [1, 2, 3], "max_tokens": 5}, (5, 1)),
         (COMPLETIONS, {"prompt": [[1, 2], [3]], "max_tokens": 5, "best_of": 4}, (5, 8)),
