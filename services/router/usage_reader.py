@@ -19,6 +19,9 @@ _TAIL: Final = 16 * 1024
 """Bytes that are kept of the two ends of an answer."""
 _MOST: Final = 2 * _TAIL
 
+_MOST_TOKENS: Final = 1 << 40
+"""What an answer may say at most: a server's nonsense is not to spoil the sums, nor the store's numbers."""
+
 _KEY: Final = b'"usage":'
 _END: Final = b"\n\n"
 _DONE: Final = b"data: [DONE]\n\n"
@@ -121,7 +124,7 @@ def _number(value: dict[str, Any], *keys: str) -> int | None:
     for key in keys:
         found = value.get(key)
         if type(found) is int and found >= 0:
-            return found
+            return min(found, _MOST_TOKENS)
     return None
 
 

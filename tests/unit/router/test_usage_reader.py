@@ -51,6 +51,7 @@ def compact(value: Any) -> bytes:
 BODIES = {
     "chat": ({"choices": [TRICK], "usage": {**USAGE, "prompt_tokens_details": {"cached_tokens": 4}}}, Usage(7, 3, 4)),
     "long chat": ({"choices": [LONG, TRICK], "usage": USAGE, "metrics": None}, Usage(7, 3)),
+    "nonsense": ({"usage": {"prompt_tokens": 10**30, "completion_tokens": 2**63}}, Usage(1 << 40, 1 << 40)),
     "responses": ({"output": [], "usage": OF_RESPONSES}, Usage(5, 6, 2)),
     "messages": ({"content": [], "usage": OF_MESSAGES}, Usage(8, 6, 3)),
     "embeddings": ({"data": [LONG], "usage": {**OF_PROMPTS, "completion_tokens": 0}}, Usage(9, 0)),
