@@ -99,6 +99,9 @@ class ExtAuthzServicer(external_auth_pb2_grpc.AuthorizationServicer):
         credential = credential_of(context.invocation_metadata())
         if credential is None and own_id(context, self._trust.domain) in self._trust.proxies:
             return
+        if credential is None:
+            message = "An Envoy shows a key with the role service, or a certificate whose id is in 'tls.envoy_ids'."
+            raise ServiceError(Reason.CREDENTIAL_MISSING, message)
         asker = await self._judge.authenticate(credential)
         asker.require(Role.SERVICE, action="Check")
 

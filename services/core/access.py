@@ -281,7 +281,7 @@ def _out_of_scope(principal: Principal, ask: Ask) -> ServiceError | None:
     if (error := operation_refusal(principal, ask.operation)) is not None:
         return error
     if not in_scope(principal, ask.model):
-        message = f"Your key does not allow the model '{ask.model}'; GET /v1/models lists those that it does."
+        message = f"Your credential does not allow the model '{ask.model}'; GET /v1/models lists those that it does."
         return ServiceError(Reason.MODEL_FORBIDDEN, message, param="model")
     return None
 

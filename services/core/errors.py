@@ -163,12 +163,12 @@ CATALOGUE: Final[dict[Reason, ErrorKind]] = {
     ),
     Reason.MODEL_FORBIDDEN: ErrorKind(
         403, GrpcCode.PERMISSION_DENIED, _FORBIDDEN, "model_forbidden",
-        "Your key does not allow this model.",
-        "Your key does not allow the model 'llama-70b'; GET /v1/models lists those that it does.",
+        "Your credential does not allow this model.",
+        "Your credential does not allow the model 'llama-70b'; GET /v1/models lists those that it does.",
     ),
     Reason.ACTION_FORBIDDEN: ErrorKind(
         403, GrpcCode.PERMISSION_DENIED, _FORBIDDEN, "action_forbidden",
-        "Your key does not allow this.",
+        "Your credential does not allow this.",
         "Creating a cluster needs a key with the role 'admin'.",
     ),
     Reason.IDENTITY_FORBIDDEN: ErrorKind(

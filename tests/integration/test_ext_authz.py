@@ -191,3 +191,4 @@ async def test_only_services_ask(envoy: Envoy, asker: str) -> None:
         "a stranger": Reason.CREDENTIAL_INVALID,
     }
     assert from_rpc_error(caught.value, unavailable=Reason.AUTH_UNAVAILABLE).reason is expected[asker]
+    assert asker != "nobody" or "tls.envoy_ids" in str(caught.value.details()), "it is Envoy's operator who reads it"
