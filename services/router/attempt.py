@@ -6,6 +6,7 @@ import itertools
 from typing import Final, Protocol
 
 from services.core.errors import Reason, ServiceError
+from services.core.headers import TO_CLIENT, select
 from services.core.inference import Call, Head, Request
 from services.router.audit import Record
 from services.router.targets import Server
@@ -73,12 +74,20 @@ class Attempt:
     def head(self, head: Head) -> None:
         """Held back until there is a byte: up to then the call may still move."""
         if self._may_move and head.status in RETRIED_STATUS:
-            self._close()
-            self.call.cancel()
-            error = ServiceError(Reason.UPSTREAM_BROKEN, f"The model server answered with status {head.status}.")
-            self._owner.attempt_failed(self, error)
+            self._refuse(f"The model server answered with status {head.status}.")
+            return
+        try:
+            # Workers do so themselves, but they are others' machines.
+            headers = select(head.headers, TO_CLIENT)
+        except ServiceError:
+            self._refuse("The model server answered with a header that is none.")
         else:
-            self._head = head
+            self._head = head if len(headers) == len(head.headers) else Head(head.status, headers)
+
+    def _refuse(self, why: str) -> None:
+        self._close()
+        self.call.cancel()
+        self._owner.attempt_failed(self, ServiceError(Reason.UPSTREAM_BROKEN, why))
 
     def data(self, chunk: bytes) -> None:
         """See `Receiver.data`."""
@@ -96,7 +105,8 @@ class Attempt:
             self._owner.end()
 
     def fail(self, error: ServiceError) -> None:
-        """See `Receiver.fail`."""
+        """See `Receiver.fail`. What a server says of limits and of who called is not its to say."""
+        error = ServiceError(error.reason, error.message, param=error.param, retry_after=error.retry_after)
         self._close()
         if self._committed:
             self._owner.fail(error)

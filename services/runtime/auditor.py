@@ -17,7 +17,7 @@ import msgspec
 from services.core.errors import ServiceError
 from services.core.inference import Request
 from services.core.principal import Principal
-from services.rpc.audit import Act, Refusal, Who, clipped, whom
+from services.rpc.audit import Act, Refusal, Who, clipped, who, whom
 from services.runtime.audit import FILE, AuditLog, refused, stamp
 from services.runtime.floods import Floods
 
@@ -106,8 +106,8 @@ class LogAuditor:
 
     def refuse_call(self, principal: Principal | None, request: Request, model: str, error: ServiceError) -> None:
         """A call to a model was refused."""
-        who = whom(error, principal, "")
-        refusal = Refusal(who, clipped(request.operation), error.reason.name.lower(), clipped(model))
+        whose = whom(error, None, "") if principal is None else who(principal, "")
+        refusal = Refusal(whose, clipped(request.operation), error.reason.name.lower(), clipped(model))
         self.refuse(refusal, clipped(request.header("x-request-id") or ""))
 
     async def close(self) -> None:

@@ -173,6 +173,13 @@ async def test_whoever_is_known_and_not_admitted_is_named(world: World) -> None:
     assert told[-1]["count"] == 1, "the same who, of whom an administrator asked"
 
 
+async def test_no_server_says_who_the_caller_of_its_calls_was(world: World) -> None:
+    error = ServiceError(Reason.IDENTITY_FORBIDDEN, principal="users/eve")
+    world.auditor.refuse_call(Principal("users/ada"), Request("/v1/embeddings", (), b""), "m", error)
+    (line,) = await world.written()
+    assert line["principal"] == "users/ada"
+
+
 async def test_who_asks_about_a_wrong_credential_has_not_shown_it(world: World) -> None:
     world.servicer.refusal = ServiceError(Reason.CREDENTIAL_INVALID)
     await world.refused("GetKey", "admin", name="keys/a")
