@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -111,9 +112,8 @@ class Bill:
         """
         self._wanted = wanted
         self._streamed = wanted.stream
-        if not self._request.cluster:
-            route = self._catalogue.routes_by_model.get(self.model)
-            self._route = route.name if route is not None else ""
+        route = self._catalogue.routes_by_model.get(self.model)
+        self._route = route.name if route is not None else ""
         claims = self._accounting.book.of_caller(self._catalogue, self._principal, self._route)
         if not claims.items:
             return True
@@ -174,18 +174,16 @@ class Bill:
         try:
             return limiter.admit(claims.items, principal=name, tokens=self._tokens(claims))
         except ServiceError as error:
-            if not self._shortened(claims, error):
-                raise
-            return limiter.admit(claims.items, principal=name, tokens=self._tokens(claims))
+            with self._shortened(claims, error):
+                return limiter.admit(claims.items, principal=name, tokens=self._tokens(claims))
 
     async def _reserve_later(self, claims: Claims) -> Admission:
         limiter, name = self._accounting.limiter, self._principal.name
         try:
             return await limiter.admit_later(claims.items, principal=name, tokens=self._tokens(claims))
         except ServiceError as error:
-            if not self._shortened(claims, error):
-                raise
-            return await limiter.admit_later(claims.items, principal=name, tokens=self._tokens(claims))
+            with self._shortened(claims, error):
+                return await limiter.admit_later(claims.items, principal=name, tokens=self._tokens(claims))
 
     def _tokens(self, claims: Claims) -> int:
         """The most that it may use, where tokens are limited."""
@@ -197,16 +195,23 @@ class Bill:
             self._answer = self._bound.answer
         return self._bound.tokens_with(self._answer)
 
-    def _shortened(self, claims: Claims, error: ServiceError) -> bool:
-        """Whether a call without room has become one with it, by a shorter answer."""
+    @contextlib.contextmanager
+    def _shortened(self, claims: Claims, error: ServiceError) -> Iterator[None]:
+        """For a second try of a call without room, with a shorter answer. Raises the error if it cannot be shorter."""
         if not self._accounting.clamps or error.reason not in _OF_TOKENS or self._bound is None or not self._bound.keys:
-            return False
+            raise error
         room = self._accounting.limiter.room(claims.items, principal=self._principal.name)
         answer = fitting(self._bound, room) if room is not None else 0
+        if error.reason is Reason.TOKENS_ABOVE_LIMIT:
+            answer = max(answer, 1)  # has it no room now, it is to hear that it will have some
         if not 1 <= answer < self._answer:
-            return False
-        self._answer = answer
-        return True
+            raise error
+        before, self._answer = self._answer, answer
+        try:
+            yield
+        except ServiceError:
+            self._answer = before
+            raise
 
     @property
     def edits(self) -> tuple[Edit, ...]:

@@ -297,6 +297,17 @@ def test_a_call_without_room_for_a_token_is_refused_however_answers_are_shortene
     assert caught.value.reason is Reason.TOKENS_EXHAUSTED
 
 
+def test_a_call_that_would_be_shortened_later_is_told_to_come_again():
+    bench = Bench(clamps=True)
+    bench.call({**BODY, "max_tokens": 1000 - SIZE})
+    with pytest.raises(ServiceError) as caught:
+        bench.call({**BODY, "max_tokens": 5000})
+    assert caught.value.reason is Reason.TOKENS_EXHAUSTED, "clients try again after 429, and never after 400"
+    with pytest.raises(ServiceError) as caught:
+        bench.call({"model": "m", "messages": [{"role": "user", "content": "x" * 1000}]})
+    assert caught.value.reason is Reason.TOKENS_ABOVE_LIMIT, "its prompt alone is too long"
+
+
 @pytest.mark.parametrize("credit", [1, 7, 60, 1000, 1 << 16])
 @pytest.mark.parametrize("step", [1, 50, 10_000])
 def test_what_is_taken_out_of_a_stream_costs_the_client_no_credit(credit, step):
