@@ -207,7 +207,7 @@ def test_whatever_is_permitted_is_admitted_by_all_who_have_a_say(
     decision = decided(principal, ask, catalogue, now)
     leads_to = {endpoint.name for endpoint in serving(catalogue, ask) or ()}
     assert decision.endpoints <= leads_to
-    route = catalogue.routes_by_model.get(ask.model) if not ask.cluster and not ask.framework else None
+    route = catalogue.routes_by_model.get(ask.model)
     for name in decision.endpoints:
         endpoint = catalogue.endpoints[name]
         policies = [endpoint.access, catalogue.clusters[endpoint.cluster].access]
@@ -313,8 +313,10 @@ def test_a_route_leads_to_its_targets_alone_and_asks_for_itself() -> None:
         False,
         "You may not use the model 'm': it is for members of g. GET /v1/models lists those that you may use.",
     )
-    pinned = decided(person(), Ask(CHAT, "m", "one"), catalogue, NOW)
-    assert pinned.endpoints == {HERE.name, other.name}, "whoever names a cluster does not go by the route"
+    pinned = Ask(CHAT, "m", "one")
+    assert decided(person(), pinned, catalogue, NOW).error is not None, "a cluster's URL is no way around the policy"
+    member = decided(person(groups=frozenset({"g"})), pinned, catalogue, NOW)
+    assert member.endpoints == {HERE.name, other.name}, "whoever names a cluster does not go by the route's targets"
 
 
 def test_one_endpoint_that_admits_is_enough_and_the_others_are_told() -> None:
