@@ -27,7 +27,7 @@ def deny(
     principal: _Principal,
     comment: Annotated[str, typer.Option(help="Why, for those who administer.")] = "",
 ) -> None:
-    """Deny a principal everything, by whatever credential; its workers' sessions end."""
+    """Deny a principal everything, by whatever credential. Its workers' sessions end."""
     denial = call("DenyPrincipal", auth_pb2.DenyPrincipalRequest(principal=principal, comment=comment)).denial
     print(f"{denial.principal} is denied; 'weft auth admit {denial.principal}' ends that")
 

@@ -73,7 +73,7 @@ def explain(
     mfa: Annotated[bool | None, typer.Option("--mfa/--no-mfa", help="Suppose a second factor, or none.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say whether somebody may call a model, by which policies, and where it would go; status 1 if not.
+    """Say whether somebody may call a model, and why. It tells the policies, and where it would go; status 1 if not.
 
     What is not supposed by an option is as it was when they last called.
     """

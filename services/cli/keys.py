@@ -92,7 +92,7 @@ def rotate(
     ] = None,
     as_json: _Json = False,
 ) -> None:
-    """Make a new key in the place of one, with the same scope, and print it: it is shown this once."""
+    """Replace a key by one with the same scope. It is printed, this once."""
     request = auth_pb2.RotateKeyRequest(name=name)
     request.overlap.FromSeconds(0 if overlap == "0" else parse_lifetime(overlap))
     if expires_in is not None:
@@ -108,7 +108,7 @@ def rotate(
 
 @app.command()
 def rotate_signing() -> None:
-    """Sign session tokens of workers with a fresh key, before the present one is due."""
+    """Sign session tokens with a fresh key. Without this it is replaced when it is due."""
     fresh = call("RotateSigningKey", auth_pb2.RotateSigningKeyRequest()).key
     print(f"signing with {fresh.id}; the former key verifies what it has signed until that expires")
 
@@ -135,7 +135,7 @@ def list_(
 
 @app.command()
 def show(name: _Name, as_json: _Json = False) -> None:
-    """Show what is known of a key; the key itself is known to nobody."""
+    """Show what is known of a key. The key itself is known to nobody."""
     _print_key(call("GetKey", auth_pb2.GetKeyRequest(name=name)).key, as_json)
 
 
