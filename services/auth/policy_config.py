@@ -15,7 +15,7 @@ from services.core.catalogue import AccessPolicy
 from services.core.quota import Quota, QuotaRule
 
 _SUBJECT: Final = re.compile(r"\*|(users|services|workers)/\S+|groups/\S+")
-_ADMINISTRATOR: Final = re.compile(r"(users|services|groups)/(?!\*$)\S+")
+_ADMINISTRATOR: Final = re.compile(r"(users|services|groups)/(?!\*+$)\S+")
 
 _Amount = Annotated[int, msgspec.Meta(ge=0)]
 _Rate = Annotated[float, msgspec.Meta(ge=0)]

@@ -78,15 +78,17 @@ def wire_of(config: Config, service: Service) -> Wire:
     return tls.wire("admin", config.home)
 
 
-def read_key(config: Config, environ: Mapping[str, str] = os.environ) -> str:
+def read_key(config: Config, environ: Mapping[str, str] = os.environ, *, elsewhere: bool = False) -> str:
     """The caller's credential: `$WEFT_API_KEY`, else the development key, else a token of the login. Blocks while that
-    is refreshed. Raises `CommandError` if there is none.
+    is refreshed. The development key administers the mesh of this home, and never goes `elsewhere`. Raises
+    `CommandError` if there is none.
     """
     if key := environ.get("WEFT_API_KEY"):
         return key
     file = config.home / "dev.key"
-    with contextlib.suppress(OSError):
-        return file.read_text().strip()
+    if not elsewhere:
+        with contextlib.suppress(OSError):
+            return file.read_text().strip()
     if service_of(environ) is not None or LoginStore(login_folder(environ)).read() is not None:
         return fresh_token(config, environ)
     raise CommandError(

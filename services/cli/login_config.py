@@ -29,6 +29,11 @@ class LoginConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     required_mfa: bool = False
     """… and a second factor."""
 
+    def __post_init__(self) -> None:
+        """Raises ValueError, which msgspec tells with the place in weft.yaml."""
+        if self.url and not self.url.startswith(("https://", "http://127.0.0.1", "http://localhost", "http://[::1]")):
+            raise ValueError(f"'url' must be an https:// URL, as credentials go there, not {self.url[:200]!r}")
+
 
 @dataclass(frozen=True, slots=True)
 class Service:

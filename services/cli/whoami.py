@@ -13,7 +13,6 @@ from services.cli.connection import TIMEOUT, facade_url, read_key
 from services.cli.failures import CommandError
 from services.cli.login_config import LoginConfig
 from services.cli.settings import load
-from services.runtime.config import Config
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -31,7 +30,8 @@ _SHOWN = {
 def whoami(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Ask the gateway who you are, by your key or your login."""
     config = load()
-    told = asyncio.run(_ask(config, read_key(config)))
+    url = config.section("login", LoginConfig).url.rstrip("/")
+    told = asyncio.run(_ask(url or facade_url(config), read_key(config, elsewhere=bool(url))))
     if as_json:
         print(json.dumps(told, indent=2))
         return
@@ -40,8 +40,7 @@ def whoami(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
             print(f"{label:18} {', '.join(value) if isinstance(value, list) else value}")
 
 
-async def _ask(config: Config, key: str) -> dict[str, Any]:
-    url = (config.section("login", LoginConfig).url or facade_url(config)).rstrip("/")
+async def _ask(url: str, key: str) -> dict[str, Any]:
     timeout = aiohttp.ClientTimeout(total=TIMEOUT)
     try:
         async with (
