@@ -19,6 +19,7 @@ from services.rpc.channel import bearer
 from services.rpc.errors import from_rpc_error
 from tests.integration.conftest import Measured
 from tests.testing.calls import WHOLE, Call
+from tests.testing.everybody.outcomes import wrote_too_late
 from tests.testing.mesh import ENDPOINT, Mesh, MeshOptions, Stubs, hold, let_go
 from tests.testing.processes import SOON
 
@@ -142,5 +143,7 @@ async def why_refused(stubs: Stubs, token: str) -> Reason:
         while await session.read() is not grpc.aio.EOF:
             continue
     except grpc.aio.AioRpcError as error:
+        if wrote_too_late(error):
+            return await why_refused(stubs, token)
         return from_rpc_error(error, unavailable=Reason.ROUTER_UNAVAILABLE).reason
     pytest.fail("the session ended in good order")

@@ -23,26 +23,37 @@ _ANTHROPIC = {"authentication_error": 401, "permission_error": 403}
 
 async def call(channel: grpc.aio.Channel, method: MethodDescriptor, request: Any, credential: str) -> str:
     """`OK` as soon as an RPC has begun to answer, or has ended well; else the reason."""
+    while True:
+        try:
+            return await _call(channel, method, request, credential)
+        except grpc.aio.AioRpcError as error:
+            if not wrote_too_late(error):
+                return _reason(error)
+
+
+def wrote_too_late(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the call was over before its request was written: grpc.aio then forgets how it ended, and tells this."""
+    return error.code() is grpc.StatusCode.INTERNAL and "execute_batch" in (error.debug_error_string() or "")
+
+
+async def _call(channel: grpc.aio.Channel, method: MethodDescriptor, request: Any, credential: str) -> str:
     path = f"/{method.containing_service.full_name}/{method.name}"
     how: dict[str, Any] = {
         "request_serializer": GetMessageClass(method.input_type).SerializeToString,
         "response_deserializer": GetMessageClass(method.output_type).FromString,
     }
     metadata = bearer(credential)
-    try:
-        stream: Any
-        if method.client_streaming:
-            stream = channel.stream_stream(path, **how)(iter([request]), metadata=metadata, timeout=SOON)
-        elif method.server_streaming:
-            stream = channel.unary_stream(path, **how)(request, metadata=metadata, timeout=SOON)
-        else:
-            await channel.unary_unary(path, **how)(request, metadata=metadata, timeout=SOON)
-            return OK
-        async for _ in stream:
-            break
-        stream.cancel()
-    except grpc.aio.AioRpcError as error:
-        return _reason(error)
+    stream: Any
+    if method.client_streaming:
+        stream = channel.stream_stream(path, **how)(iter([request]), metadata=metadata, timeout=SOON)
+    elif method.server_streaming:
+        stream = channel.unary_stream(path, **how)(request, metadata=metadata, timeout=SOON)
+    else:
+        await channel.unary_unary(path, **how)(request, metadata=metadata, timeout=SOON)
+        return OK
+    async for _ in stream:
+        break
+    stream.cancel()
     return OK
 
 
