@@ -742,7 +742,15 @@ class Feeder:
             if answer.status >= 500 and not well(self._port, 0.0):
                 self.sick.set()
                 return False
-            self._run.record(line, response_of(answer, text), answer.status < 400)
+            response = response_of(answer, text)
+            if is_aborted(response["response"]["body"]):
+                if self._closed.wait(1.0):
+                    return False
+                if not well(self._port, 0.0):
+                    self.sick.set()
+                    return False
+                continue
+            self._run.record(line, response, answer.status < 400)
             return True
         self._run.refuse(line, "vllm_unreachable", "vLLM broke off each answer to this.")
         return True
@@ -757,6 +765,16 @@ def response_of(answer: http.client.HTTPResponse, text: bytes) -> dict[str, Any]
     named = body.get("id") if isinstance(body, dict) else None
     identity = answer.getheader("x-request-id") or str(named or "")
     return {"response": {"status_code": answer.status, "request_id": identity, "body": body}, "error": None}
+
+
+def is_aborted(body: Any) -> bool:
+    """Whether vLLM broke off the generation, as it does when it is stopped: it answers with 200 and what it has so far,
+    which would be kept for the whole answer.
+    """
+    choices = body.get("choices") if isinstance(body, dict) else None
+    return isinstance(choices, list) and any(
+        isinstance(choice, dict) and choice.get("finish_reason") == "abort" for choice in choices
+    )
 
 
 def well(port: int, since: float) -> bool:

@@ -386,6 +386,7 @@ def test_weft_worker_itself_takes_what_it_is_given(site: Site) -> None:
 
 FRAGILE = """
 import http.server, json, os, sys
+seen = []
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def log_message(self, *_): pass
@@ -394,6 +395,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         if "poison" in body["prompt"]:
             os._exit(9)
+        if "stopped" in body["prompt"] and not seen:
+            seen.append(body["prompt"])
+            return self.answer(200, {"choices": [{"text": "half an", "finish_reason": "abort"}]})
         self.answer(400 if body["prompt"] == "bad" else 200, {"id": "cmpl-" + body["prompt"], "model": body["model"]})
     def answer(self, status, body):
         text = json.dumps(body).encode()
@@ -435,6 +439,15 @@ def done_lines(folder: Path) -> int:
 @pytest.fixture
 def slow_model(site: Site) -> None:
     site.environ["WEFT_VLLM_COMMAND"] += " --inter-token-s 0.05 --max-tokens 4"
+
+
+def test_an_answer_that_a_stopped_vllm_broke_off_is_not_kept_for_a_whole_one(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "fragile.py").write_text(FRAGILE)
+    site.environ["WEFT_VLLM_COMMAND"] = f"{sys.executable} {tmp_path / 'fragile.py'} {{port}}"
+    answer = site.run("batch", batch_of(tmp_path, ["p0", "stopped"]))
+    assert (answer["status"], answer["completed"]) == ("completed", 2)
+    bodies = [line["response"]["body"] for line in results(answer["output_file"])]
+    assert [body.get("id") for body in bodies] == ["cmpl-p0", "cmpl-stopped"]
 
 
 def test_a_batch_in_openais_format_and_in_the_order_of_its_input(site: Site, tmp_path: Path) -> None:
