@@ -40,6 +40,8 @@ class Act:
     method: str
     resource: str
     request_id: str
+    detail: str = ""
+    """What about it: the roles and groups that are given, the fields that are changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,27 @@ def resource_of(message: object) -> str:
     names = list(_names(message))
     more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
     return ", ".join(names[:_MOST]) + more
+
+
+def detail_of(message: object) -> str:
+    """Which roles and groups a request gives, and which fields it changes; empty if it says nothing of them. An auditor
+    is to see that a key was made an administrator's.
+    """
+    if not isinstance(message, Message):
+        return ""
+    told = []
+    for field, value in message.ListFields():
+        if field.name == "roles" and (kinds := field.enum_type) is not None:
+            told.append(f"roles: {', '.join(_role(kinds.values_by_number, number) for number in value)}")
+        elif field.name == "groups":
+            told.append(f"groups: {', '.join(value)}")
+        elif field.name == "update_mask":
+            told.append(f"fields: {', '.join(value.paths)}")
+    return clipped("; ".join(told))
+
+
+def _role(names: Any, number: int) -> str:
+    return names[number].name.removeprefix("ROLE_").lower() if number in names else str(number)
 
 
 def clipped(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from services.core.errors import ServiceError
 from services.core.principal import Principal
 from services.rpc.acts import Kind, kind_of
-from services.rpc.audit import Act, Auditor, Refusal, clipped, resource_of, who, whom
+from services.rpc.audit import Act, Auditor, Refusal, clipped, detail_of, resource_of, who, whom
 
 _REFUSED: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
@@ -34,7 +34,8 @@ class Watch:
         self.admitted = True
         if self._audit is None or self._kind not in (Kind.ACT, Kind.NOTED):
             return await behaviour(request, context)
-        act = Act(who(self.principal, context.peer()), self._method, resource_of(request), self._request_id())
+        caller, names = who(self.principal, context.peer()), resource_of(request)
+        act = Act(caller, self._method, names, self._request_id(), detail_of(request))
         begun = await self._audit.begin(act) if self._kind is Kind.ACT else ""
         try:
             answer = await behaviour(request, context)

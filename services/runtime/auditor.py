@@ -43,6 +43,7 @@ class ActLine(msgspec.Struct, frozen=True, omit_defaults=True):
     request_id: str
     outcome: str = ""
     result: str = ""
+    detail: str = ""
 
 
 class RefusalLine(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -137,7 +138,8 @@ def open_auditor(home: Path, service: str, file: str = "") -> LogAuditor:
 
 
 def _line(event: str, identity: str, act: Act, outcome: str = "", result: str = "") -> ActLine:
-    return ActLine(stamp(), event, identity, *_who(act.who), act.method, act.resource, act.request_id, outcome, result)
+    what = (act.method, act.resource, act.request_id, outcome, result, act.detail)
+    return ActLine(stamp(), event, identity, *_who(act.who), *what)
 
 
 def _refusal(refusal: Refusal, *, request_id: str = "", count: int = 0) -> RefusalLine:

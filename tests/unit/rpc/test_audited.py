@@ -121,6 +121,11 @@ async def test_an_act_is_on_the_disk_before_it_is_done(world: World) -> None:
     assert SECRET not in world.file.read_text()
 
 
+async def test_an_auditor_sees_who_was_made_an_administrator(world: World) -> None:
+    await world.call("CreateKey", principal="users/ada", roles=[auth_pb2.ROLE_USER, auth_pb2.ROLE_ADMIN], groups=["g"])
+    assert world.servicer.saw[-1]["detail"] == "roles: user, admin; groups: g"
+
+
 async def test_an_act_that_fails_is_told_of(world: World) -> None:
     await world.refused("RevokeKey", "admin", name="keys/none")
     assert [(line["event"], line.get("outcome")) for line in await world.written()] == [
