@@ -16,6 +16,9 @@ RETRIED_STATUS: Final = frozenset({500, 502, 503})
 stands.
 """
 
+_OF_CALLERS: Final = frozenset({401, 403, 429})
+"""The router alone says these: a worker's would stand in the audit log as a refusal of the caller."""
+
 _sequence = itertools.count(1)
 
 
@@ -106,7 +109,8 @@ class Attempt:
 
     def fail(self, error: ServiceError) -> None:
         """See `Receiver.fail`. What a server says of limits and of who called is not its to say."""
-        error = ServiceError(error.reason, error.message, param=error.param, retry_after=error.retry_after)
+        reason = Reason.UPSTREAM_BROKEN if error.kind.http in _OF_CALLERS else error.reason
+        error = ServiceError(reason, error.message, param=error.param, retry_after=error.retry_after)
         self._close()
         if self._committed:
             self._owner.fail(error)

@@ -73,3 +73,10 @@ def test_an_error_of_a_server_has_no_headers_no_limits_and_names_nobody(begun: b
     (error,) = owner.errors
     assert (error.reason, error.message, error.param, error.retry_after) == (Reason.OVERLOADED, "full", "p", 2.0)
     assert (error.violations, error.headers, error.principal) == ((), (), "")
+
+
+@pytest.mark.parametrize("reason", [Reason.CREDENTIAL_INVALID, Reason.IDENTITY_FORBIDDEN, Reason.TOKENS_EXHAUSTED])
+def test_a_server_refuses_no_caller(reason: Reason) -> None:
+    owner = Owner()
+    owner.served.receiver.fail(ServiceError(reason, "You are nobody."))
+    assert [error.reason for error in owner.errors] == [Reason.UPSTREAM_BROKEN]
