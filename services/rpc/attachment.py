@@ -7,6 +7,7 @@ Needs the base dependencies alone.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
 _RPC_TIMEOUT: Final = 10.0
+_FAREWELL: Final = 5.0
+"""Seconds that a router may take to read what was written before the session's end."""
 _PLAIN: Final = Way()
 
 HOPELESS: Final = frozenset(
@@ -173,10 +176,15 @@ class Attachment:
             await self._link.settle()
 
     async def leave(self) -> None:
-        """Ends the session in good order."""
+        """Ends the session in good order: the router has then read all that was written, or has had the time to. To
+        cancel the stream before would take back what it has not read yet, the ends of answers.
+        """
         self._leaving = True
         if self._call is not None and not self._call.done():
             await self._call.done_writing()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_FAREWELL):
+                    await self._call.code()
 
     async def _attach(self, stub: session_pb2_grpc.SessionServiceStub) -> ServiceError:
         if self._token.life <= 0:
