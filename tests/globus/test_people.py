@@ -79,7 +79,7 @@ async def test_a_worker_under_a_persons_account_serves_that_person_alone(
     assert await Call(chain.mesh, stream=True, key=keys["alice"]).ending(COLD) == WHOLE
     assert accounts_of_workers(hers) == {run.user("alice")}
     refused = Call(chain.mesh, stream=False, key=keys["bob"])
-    assert (await refused.ending(COLD), refused.status) == ("no_worker", 503)
+    assert (await refused.ending(COLD), refused.status) == ("model_forbidden", 403), "nobody waits for another's worker"
 
     his = await chain.endpoint("bobs", shared, SIM_MODEL, credentials="bob", serves="users/bob")
     assert await Call(chain.mesh, stream=True, key=keys["bob"]).ending(COLD) == WHOLE
