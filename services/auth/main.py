@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from typing import Final
+from collections.abc import Iterable
+from typing import Any, Final
 
 from weft.auth.v1 import auth_pb2_grpc
 from weft.third_party.envoy.service.auth.v3 import external_auth_pb2_grpc
@@ -110,7 +111,7 @@ async def serve(config: AuthConfig, process: Process) -> None:
         try:
             await server.set_ready(True)
             process.ready("auth", server.address)
-            await process.stopping.wait()
+            await _until(process.stopping, tasks)
         finally:
             hub.close()
             await server.stop(process.grace)
@@ -124,6 +125,19 @@ async def serve(config: AuthConfig, process: Process) -> None:
     finally:
         await stack.aclose()
         await store.close()
+
+
+async def _until(stopping: asyncio.Event, tasks: Iterable[asyncio.Future[Any]]) -> None:
+    """Waits until auth is to stop. Raises what one of the tasks failed of: without an end to auth, nobody would miss
+    revocations that are told no more.
+    """
+    stopped: asyncio.Future[Any] = asyncio.ensure_future(stopping.wait())
+    try:
+        done, _ = await asyncio.wait((stopped, *tasks), return_when=asyncio.FIRST_COMPLETED)
+        for one in done:
+            one.result()
+    finally:
+        stopped.cancel()
 
 
 async def _reach(store: KeyStore, stopping: asyncio.Event) -> bool:
