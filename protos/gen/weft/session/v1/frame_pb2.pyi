@@ -12,6 +12,7 @@ from google.protobuf import timestamp_pb2 as timestamp_pb2
 from google.protobuf.internal import containers as containers
 from google.protobuf.internal import enum_type_wrapper as enum_type_wrapper
 from weft.errors.v1 import errors_pb2 as errors_pb2
+from weft.session.v1 import span_pb2 as span_pb2
 import builtins as builtins
 import sys
 import typing as typing
@@ -74,6 +75,7 @@ class Frame(message.Message):
     DRAIN_FIELD_NUMBER: builtins.int
     REPORT_FIELD_NUMBER: builtins.int
     STOP_FIELD_NUMBER: builtins.int
+    SPANS_FIELD_NUMBER: builtins.int
     call: builtins.int
     """The call that the frame belongs to, a number chosen by the peer that opens it and never used again on this stream;
     0 is the session itself.
@@ -128,6 +130,12 @@ class Frame(message.Message):
     def stop(self) -> Stop:
         """The router's wish that the worker finish its open calls and end, on call 0."""
 
+    @builtins.property
+    def spans(self) -> span_pb2.Spans:
+        """Spans of the sender, a worker, and of its vLLM, on call 0. Sent only where the router's Hello names the feature
+        `spans`.
+        """
+
     def __init__(
         self,
         *,
@@ -145,12 +153,13 @@ class Frame(message.Message):
         drain: Drain | None = ...,
         report: Report | None = ...,
         stop: Stop | None = ...,
+        spans: span_pb2.Spans | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["cancel", b"cancel", "credit", b"credit", "data", b"data", "drain", b"drain", "end", b"end", "error", b"error", "head", b"head", "hello", b"hello", "kind", b"kind", "open", b"open", "ping", b"ping", "pong", b"pong", "report", b"report", "stop", b"stop"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["cancel", b"cancel", "credit", b"credit", "data", b"data", "drain", b"drain", "end", b"end", "error", b"error", "head", b"head", "hello", b"hello", "kind", b"kind", "open", b"open", "ping", b"ping", "pong", b"pong", "report", b"report", "spans", b"spans", "stop", b"stop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["call", b"call", "cancel", b"cancel", "credit", b"credit", "data", b"data", "drain", b"drain", "end", b"end", "error", b"error", "head", b"head", "hello", b"hello", "kind", b"kind", "open", b"open", "ping", b"ping", "pong", b"pong", "report", b"report", "stop", b"stop"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["call", b"call", "cancel", b"cancel", "credit", b"credit", "data", b"data", "drain", b"drain", "end", b"end", "error", b"error", "head", b"head", "hello", b"hello", "kind", b"kind", "open", b"open", "ping", b"ping", "pong", b"pong", "report", b"report", "spans", b"spans", "stop", b"stop"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = typing.Literal["hello", "open", "head", "data", "credit", "end", "error", "cancel", "ping", "pong", "drain", "report", "stop"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = typing.Literal["hello", "open", "head", "data", "credit", "end", "error", "cancel", "ping", "pong", "drain", "report", "stop", "spans"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

@@ -1,0 +1,237 @@
+"""Traces: which one a call belongs to, what becomes a span, and which are kept.
+
+A hop costs a call that is not kept two or three microseconds: no span is made while it runs. What there is to tell is
+noted, as times and facts; when the call has ended, whoever carried it asks `Tracer.keeps`, and only then makes the
+spans, with the times as they were. A call that failed is so kept whole, although nobody knew when it began.
+
+The ids are made at the beginning, because the next hop's span names this one's as its parent
+(https://www.w3.org/TR/trace-context/).
+"""
+
+from __future__ import annotations
+
+import contextvars
+import enum
+import random
+import re
+import time
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
+
+import msgspec
+
+from services.core.inference import Headers
+
+TRACEPARENT: Final = "traceparent"
+TRACESTATE: Final = "tracestate"
+
+_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_NO_TRACE: Final = "0" * 32
+_NO_SPAN: Final = "0" * 16
+_LONGEST_STATE: Final = 512
+"""Characters of `tracestate` that must travel, by W3C; longer ones are dropped."""
+
+AttributeValue = str | bool | int | float | tuple[str, ...]
+Attributes = Mapping[str, AttributeValue]
+
+_random = random.Random()  # seeded by the system; os.urandom would cost a system call a span
+
+
+class TraceContext(msgspec.Struct, frozen=True, gc=False):
+    """A span's place: its trace, itself, whether its trace is sampled. Ids are in hexadecimal, as on the wire."""
+
+    trace_id: str
+    span_id: str
+    sampled: bool
+    state: str = ""
+    """`tracestate`, which travels unread."""
+
+    @property
+    def traceparent(self) -> str:
+        """The header's value."""
+        return f"00-{self.trace_id}-{self.span_id}-{'01' if self.sampled else '00'}"
+
+    def child(self) -> TraceContext:
+        """The place of a new span under this one."""
+        return TraceContext(self.trace_id, new_span_id(), self.sampled, self.state)
+
+
+def new_span_id() -> str:
+    """A random id, never all zeros, which means none."""
+    return f"{_random.getrandbits(64) or 1:016x}"
+
+
+def new_root(*, sampled: bool) -> TraceContext:
+    """The place of a span that begins a trace."""
+    return TraceContext(f"{_random.getrandbits(128) or 1:032x}", new_span_id(), sampled)
+
+
+def parse(traceparent: str | None, tracestate: str = "") -> TraceContext | None:
+    """The span that a header names; None where there is none, or none that can be read: then a new trace begins, as
+    W3C asks for.
+    """
+    if not traceparent or (match := _TRACEPARENT.fullmatch(traceparent)) is None:
+        return None
+    version, trace_id, span_id, flags, more = match.groups()
+    if version == "ff" or (version == "00" and more) or trace_id == _NO_TRACE or span_id == _NO_SPAN:
+        return None
+    state = tracestate if len(tracestate) <= _LONGEST_STATE else ""
+    return TraceContext(trace_id, span_id, bool(int(flags, 16) & 1), state)
+
+
+def parent_of(headers: Headers) -> TraceContext | None:
+    """The span that a call's headers name as its parent."""
+    traceparent, tracestate = None, ""
+    for name, value in headers:
+        if name == TRACEPARENT:
+            if traceparent is not None:
+                return None  # two parents are none
+            traceparent = value
+        elif name == TRACESTATE:
+            tracestate = f"{tracestate},{value}" if tracestate else value
+    return parse(traceparent, tracestate)
+
+
+def under(headers: Headers, context: TraceContext) -> Headers:
+    """The headers that make this span the parent of whatever the next hop does."""
+    kept = [header for header in headers if header[0] != TRACEPARENT and header[0] != TRACESTATE]
+    kept.append((TRACEPARENT, context.traceparent))
+    if context.state:
+        kept.append((TRACESTATE, context.state))
+    return tuple(kept)
+
+
+class Kind(enum.IntEnum):
+    """What side of a hop a span is, by OTLP's numbers."""
+
+    INTERNAL = 1
+    SERVER = 2
+    CLIENT = 3
+    PRODUCER = 4
+    CONSUMER = 5
+
+
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """Something that happened in the course of a span. Times are in nanoseconds since 1970."""
+
+    name: str
+    time_ns: int
+    attributes: Attributes = {}
+
+
+class Span(msgspec.Struct, frozen=True, kw_only=True):
+    """A span that has ended. `service` says whose it is: `router`, `worker`, `vllm`. Times are in nanoseconds since
+    1970. `error` says why it failed, by the reason's name in lower case; empty means that it did not. `resource` is
+    what there is to say of the process beyond its service.
+    """
+
+    context: TraceContext
+    parent_id: str = ""
+    name: str
+    service: str
+    kind: Kind = Kind.INTERNAL
+    start_ns: int
+    end_ns: int
+    attributes: Attributes = {}
+    events: tuple[Event, ...] = ()
+    error: str = ""
+    resource: Attributes = {}
+
+
+class SpanSink(Protocol):
+    """Where ended spans go. Never blocks, never raises: what cannot be kept is dropped and counted."""
+
+    def record(self, span: Span) -> None:
+        """Takes a span."""
+
+
+class Allowance:
+    """At most so many a second, and as many at once: bounds what callers, and floods of errors, can have kept."""
+
+    def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_second = per_second
+        self._clock = clock
+        self._left = max(1.0, per_second)
+        self._at = clock()
+
+    def take(self) -> bool:
+        """Whether there is one more."""
+        now = self._clock()
+        self._left = min(max(1.0, self._per_second), self._left + (now - self._at) * self._per_second)
+        self._at = now
+        if self._left < 1.0:
+            return False
+        self._left -= 1.0
+        return True
+
+
+class Sampling(msgspec.Struct, frozen=True):
+    """Which traces are kept: those whose caller has sampled them, if `follow_parent`, at most `forced_per_second` of
+    them; a share of `ratio`, from 0 to 1, of those that begin here (of all, without `follow_parent`); and of the others
+    all that failed, at most `errors_per_second`.
+    """
+
+    ratio: float = 0.01
+    follow_parent: bool = True
+    forced_per_second: float = 100.0
+    errors_per_second: float = 20.0
+
+
+class Tracer:
+    """What a service traces with. Where nothing is traced there is no tracer: callers hold `Tracer | None`, and a
+    client's own headers then travel as they came.
+    """
+
+    def __init__(
+        self,
+        sink: SpanSink,
+        sampling: Sampling,
+        *,
+        content: bool = False,
+        chance: Callable[[], float] = _random.random,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`content` tells that prompts and answers may be told, shortened. `chance` gives numbers from 0 to 1."""
+        self.content = content
+        self._sink = sink
+        self._sampling = sampling
+        self._chance = chance
+        self._forced = Allowance(sampling.forced_per_second, clock)
+        self._errors = Allowance(sampling.errors_per_second, clock)
+
+    def enter(self, parent: TraceContext | None) -> TraceContext:
+        """The place of a span at the edge of the mesh, where it is decided whether its trace is sampled. If callers'
+        own decisions are followed, whoever has sampled a call gets it, as far as the allowance goes, and whoever has
+        not, not.
+        """
+        sampling = self._sampling
+        if parent is None:
+            return new_root(sampled=self._chance() < sampling.ratio)
+        if sampling.follow_parent:
+            sampled = parent.sampled and self._forced.take()
+        else:
+            sampled = self._chance() < sampling.ratio
+        return TraceContext(parent.trace_id, new_span_id(), sampled, parent.state)
+
+    def follow(self, parent: TraceContext | None) -> TraceContext:
+        """The place of a span further in, where a part of the mesh has decided; decides only where none has."""
+        return self.enter(None) if parent is None else parent.child()
+
+    def keeps(self, context: TraceContext, *, failed: bool) -> bool:
+        """Whether the spans of what has ended are to be recorded. To be asked once for all that one part did for one
+        call: an error that is kept counts against the allowance.
+        """
+        return context.sampled or (failed and self._errors.take())
+
+    def record(self, span: Span) -> None:
+        """Hands a span on."""
+        self._sink.record(span)
+
+
+current: contextvars.ContextVar[TraceContext | None] = contextvars.ContextVar("current_span", default=None)
+"""The span in whose course code runs, where it runs in a task of its own: logs and RPCs to other services name it."""
+
+
+def log_fields(context: TraceContext | None) -> dict[str, str]:
+    """What a log record bears, as `extra`, to be found from its trace."""
+    return {} if context is None else {"trace_id": context.trace_id, "span_id": context.span_id}
