@@ -207,11 +207,9 @@ class Tracer:
         sampling = self._sampling
         if parent is None:
             return new_root(sampled=self._chance() < sampling.ratio)
-        if sampling.follow_parent:
-            sampled = parent.sampled and self._forced.take()
-        else:
-            sampled = self._chance() < sampling.ratio
-        return TraceContext(parent.trace_id, new_span_id(), sampled, parent.state)
+        if not sampling.follow_parent:
+            return TraceContext(parent.trace_id, new_span_id(), self._chance() < sampling.ratio, parent.state)
+        return TraceContext(parent.trace_id, new_span_id(), parent.sampled and self._forced.take(), parent.state)
 
     def follow(self, parent: TraceContext | None) -> TraceContext:
         """The place of a span further in, where a part of the mesh has decided; decides only where none has."""
