@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 
 from services.cli.settings import INSIDE, load
 from services.runtime.collector import calm
 from services.runtime.process import Process
 from services.runtime.readiness import Announcer
+from services.runtime.telemetry.config import TracingConfig
+from services.runtime.telemetry.pipeline import tracing
 from services.runtime.tls import TlsConfig
 
 
@@ -22,6 +25,7 @@ class InsideServices:
         self._announcer: Announcer | None = None
         self._process: Process | None = None
         self._serving: asyncio.Task[None] | None = None
+        self._telemetry = ExitStack()
 
     async def start(self) -> None:
         """Starts all, and returns when all are ready. Raises what one of them raises."""
@@ -40,7 +44,9 @@ class InsideServices:
             if not awaited:
                 all_ready.set()
 
-        self._process = Process(home=config.home, ready=ready, grace=self._grace, tls=tls)
+        traced = tracing(config.section("tracing", TracingConfig), config.home, "weft")
+        tracer = self._telemetry.enter_context(traced)
+        self._process = Process(home=config.home, ready=ready, grace=self._grace, tls=tls, tracer=tracer)
         self._serving = asyncio.ensure_future(serve_all(config.sections, self._process))
         waiting = asyncio.ensure_future(all_ready.wait())
         await asyncio.wait({self._serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -61,3 +67,4 @@ class InsideServices:
         self._serving.cancel()
         await asyncio.gather(self._serving, return_exceptions=True)
         self._announcer.withdraw()
+        await asyncio.to_thread(self._telemetry.close)

@@ -16,6 +16,7 @@ from services.cli.ports import free_port, is_free
 from services.cli.settings import SERVICES
 from services.runtime.config import Config
 from services.runtime.metrics import MetricsConfig
+from services.runtime.telemetry.config import TracingConfig
 from services.runtime.tls import TlsConfig
 
 DEFAULT_PORTS = {"router": 7000, "registry": 7001, "auth": 7002, "launcher": 7003}
@@ -81,6 +82,15 @@ def place(config: Config, shape: Shape) -> Overrides:
         "facade": {"host": host, "port": port, "router_address": router},
         "metrics": {"port": _metrics(config, shape)},
         "tls": {"directory": config.section("tls", TlsConfig).directory or (DIRECTORY if shape.mtls else "")},
+        "tracing": _tracing(config.section("tracing", TracingConfig)),
+    }
+
+
+def _tracing(section: TracingConfig) -> dict[str, Any]:
+    """On one's own machine all is traced and kept, unless weft.yaml says otherwise."""
+    return {
+        "local": True if section.local is None else section.local,
+        "ratio": 1.0 if section.ratio is None else section.ratio,
     }
 
 

@@ -50,7 +50,7 @@ async def _serving(service: str, serve: Serve, outer: Process) -> AsyncIterator[
         outer.ready(name, address)
         is_ready.set()
 
-    process = Process(home=outer.home, ready=ready, grace=outer.grace, tls=outer.tls)
+    process = Process(home=outer.home, ready=ready, grace=outer.grace, tls=outer.tls, tracer=outer.tracer)
     task = asyncio.ensure_future(serve(process))
     waiting = asyncio.ensure_future(is_ready.wait())
     try:

@@ -12,6 +12,7 @@ import typer
 from services.cli.failures import CommandError
 from services.cli.settings import load, metrics_of, serve_function
 from services.runtime.logging import LogConfig
+from services.runtime.telemetry.config import TracingConfig
 from services.runtime.tls import TlsConfig
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -47,6 +48,7 @@ def serve(
         grace=grace,
         ready_fd=ready_fd,
         tls=config.section("tls", TlsConfig),
+        tracing=config.section("tracing", TracingConfig),
     )
     raise typer.Exit(code)
 

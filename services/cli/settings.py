@@ -12,6 +12,7 @@ from services.runtime.config import Config, load_config
 from services.runtime.logging import LogConfig
 from services.runtime.metrics import MetricsConfig
 from services.runtime.process import Process
+from services.runtime.telemetry.config import TracingConfig
 from services.runtime.tls import TlsConfig
 
 SERVICES = ("router", "registry", "auth", "facade", "launcher")
@@ -36,9 +37,8 @@ def serve_function(service: str) -> Callable[[Any, Process], Awaitable[None]]:
 def load(environ: Mapping[str, str] = os.environ) -> Config:
     """The effective configuration. Raises `ConfigError`."""
     services = {service: config_type(service) for service in SERVICES}
-    return load_config(
-        {**services, "log": LogConfig, "metrics": MetricsConfig, "tls": TlsConfig, "login": LoginConfig}, environ
-    )
+    of_all = {"log": LogConfig, "metrics": MetricsConfig, "tls": TlsConfig, "tracing": TracingConfig}
+    return load_config({**services, **of_all, "login": LoginConfig}, environ)
 
 
 def metrics_of(config: Config, service: str) -> MetricsConfig:

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from services.core.tracing import Tracer
 from services.runtime.tls import TlsConfig
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
     """The surroundings of one service: where its state lives, when to stop, whom to tell that it is ready,
-    how it and the other parts of the mesh know each other.
+    how it and the other parts of the mesh know each other, what it traces with, if anything is traced.
 
     A service is a coroutine `serve(config, process)`: it starts its parts, calls `ready` with its name and address,
     waits for `stopping`, and stops its parts in order within `grace` seconds.
@@ -24,3 +25,4 @@ class Process:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     grace: float = 30.0
     tls: TlsConfig = field(default_factory=TlsConfig)
+    tracer: Tracer | None = None

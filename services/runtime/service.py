@@ -1,4 +1,4 @@
-"""How a service of the server side runs: its logging, its metrics, uvloop, then its life."""
+"""How a service of the server side runs: its logging, its metrics, its traces, uvloop, then its life."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from services.runtime.logging import LogConfig, set_up_logging
 from services.runtime.metrics import MetricsConfig, serving_metrics
 from services.runtime.process import Process
 from services.runtime.readiness import Announcer
+from services.runtime.telemetry.config import TracingConfig
+from services.runtime.telemetry.pipeline import tracing as traced
 from services.runtime.tls import TlsConfig
 
 _NO_TLS: Final = TlsConfig()
+_NO_TRACES: Final = TracingConfig()
 
 
 def run_service(
@@ -29,6 +32,7 @@ def run_service(
     grace: float = 30.0,
     ready_fd: int | None = None,
     tls: TlsConfig = _NO_TLS,
+    tracing: TracingConfig = _NO_TRACES,
 ) -> int:
     """Serves until told to stop, and gives the process's exit code.
 
@@ -36,9 +40,9 @@ def run_service(
     """
     set_up_logging(name, log)
     calm()
-    with serving_metrics(metrics.host, metrics.port) as address:
+    with serving_metrics(metrics.host, metrics.port) as address, traced(tracing, home, name) as tracer:
         announcer = Announcer(home, ready_fd=ready_fd, metrics=address, tls=tls.directory)
-        process = Process(home=home, ready=announcer.ready, grace=grace, tls=tls)
+        process = Process(home=home, ready=announcer.ready, grace=grace, tls=tls, tracer=tracer)
         return run(
             name,
             serve,
