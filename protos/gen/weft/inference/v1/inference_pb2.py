@@ -22,30 +22,39 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from weft.inference.v1 import chat_pb2 as weft_dot_inference_dot_v1_dot_chat__pb2
+from weft.inference.v1 import completions_pb2 as weft_dot_inference_dot_v1_dot_completions__pb2
+from weft.inference.v1 import embeddings_pb2 as weft_dot_inference_dot_v1_dot_embeddings__pb2
+from weft.inference.v1 import ranking_pb2 as weft_dot_inference_dot_v1_dot_ranking__pb2
+from weft.inference.v1 import tokens_pb2 as weft_dot_inference_dot_v1_dot_tokens__pb2
 from weft.session.v1 import frame_pb2 as weft_dot_session_dot_v1_dot_frame__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!weft/inference/v1/inference.proto\x12\x11weft.inference.v1\x1a\x1bweft/session/v1/frame.proto\":\n\x10MultiplexRequest\x12&\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x16.weft.session.v1.Frame\";\n\x11MultiplexResponse\x12&\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x16.weft.session.v1.Frame\"E\n\x0cInferRequest\x12\x11\n\toperation\x18\x01 \x01(\t\x12\x11\n\tbody_json\x18\x02 \x01(\t\x12\x0f\n\x07\x63luster\x18\x03 \x01(\t\"^\n\rInferResponse\x12%\n\x04head\x18\x01 \x01(\x0b\x32\x15.weft.session.v1.HeadH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x0e\n\x04\x64\x61ta\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04part\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x12ListModelsResponse\x12(\n\x06models\x18\x01 \x03(\x0b\x32\x18.weft.inference.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tcard_json\x18\x02 \x01(\t2\x97\x02\n\x10InferenceService\x12Z\n\tMultiplex\x12#.weft.inference.v1.MultiplexRequest\x1a$.weft.inference.v1.MultiplexResponse(\x01\x30\x01\x12L\n\x05Infer\x12\x1f.weft.inference.v1.InferRequest\x1a .weft.inference.v1.InferResponse0\x01\x12Y\n\nListModels\x12$.weft.inference.v1.ListModelsRequest\x1a%.weft.inference.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!weft/inference/v1/inference.proto\x12\x11weft.inference.v1\x1a\x1cweft/inference/v1/chat.proto\x1a#weft/inference/v1/completions.proto\x1a\"weft/inference/v1/embeddings.proto\x1a\x1fweft/inference/v1/ranking.proto\x1a\x1eweft/inference/v1/tokens.proto\x1a\x1bweft/session/v1/frame.proto\":\n\x10MultiplexRequest\x12&\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x16.weft.session.v1.Frame\";\n\x11MultiplexResponse\x12&\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x16.weft.session.v1.Frame\"E\n\x0cInferRequest\x12\x11\n\toperation\x18\x01 \x01(\t\x12\x11\n\tbody_json\x18\x02 \x01(\t\x12\x0f\n\x07\x63luster\x18\x03 \x01(\t\"^\n\rInferResponse\x12%\n\x04head\x18\x01 \x01(\x0b\x32\x15.weft.session.v1.HeadH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x0e\n\x04\x64\x61ta\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04part\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x12ListModelsResponse\x12(\n\x06models\x18\x01 \x03(\x0b\x32\x18.weft.inference.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"w\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tcard_json\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x03\x12\x10\n\x08owned_by\x18\x04 \x01(\t\x12\x1a\n\rmax_model_len\x18\x05 \x01(\x03H\x00\x88\x01\x01\x42\x10\n\x0e_max_model_len\"\x1d\n\x0fGetModelRequest\x12\n\n\x02id\x18\x01 \x01(\t\";\n\x10GetModelResponse\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.weft.inference.v1.Model2\xe7\x08\n\x10InferenceService\x12G\n\x04\x43hat\x12\x1e.weft.inference.v1.ChatRequest\x1a\x1f.weft.inference.v1.ChatResponse\x12[\n\nStreamChat\x12$.weft.inference.v1.StreamChatRequest\x1a%.weft.inference.v1.StreamChatResponse0\x01\x12S\n\x08\x43omplete\x12\".weft.inference.v1.CompleteRequest\x1a#.weft.inference.v1.CompleteResponse\x12g\n\x0eStreamComplete\x12(.weft.inference.v1.StreamCompleteRequest\x1a).weft.inference.v1.StreamCompleteResponse0\x01\x12J\n\x05\x45mbed\x12\x1f.weft.inference.v1.EmbedRequest\x1a .weft.inference.v1.EmbedResponse\x12M\n\x06Rerank\x12 .weft.inference.v1.RerankRequest\x1a!.weft.inference.v1.RerankResponse\x12J\n\x05Score\x12\x1f.weft.inference.v1.ScoreRequest\x1a .weft.inference.v1.ScoreResponse\x12S\n\x08Tokenize\x12\".weft.inference.v1.TokenizeRequest\x1a#.weft.inference.v1.TokenizeResponse\x12Y\n\nDetokenize\x12$.weft.inference.v1.DetokenizeRequest\x1a%.weft.inference.v1.DetokenizeResponse\x12S\n\x08GetModel\x12\".weft.inference.v1.GetModelRequest\x1a#.weft.inference.v1.GetModelResponse\x12Z\n\tMultiplex\x12#.weft.inference.v1.MultiplexRequest\x1a$.weft.inference.v1.MultiplexResponse(\x01\x30\x01\x12L\n\x05Infer\x12\x1f.weft.inference.v1.InferRequest\x1a .weft.inference.v1.InferResponse0\x01\x12Y\n\nListModels\x12$.weft.inference.v1.ListModelsRequest\x1a%.weft.inference.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'weft.inference.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MULTIPLEXREQUEST']._serialized_start=85
-  _globals['_MULTIPLEXREQUEST']._serialized_end=143
-  _globals['_MULTIPLEXRESPONSE']._serialized_start=145
-  _globals['_MULTIPLEXRESPONSE']._serialized_end=204
-  _globals['_INFERREQUEST']._serialized_start=206
-  _globals['_INFERREQUEST']._serialized_end=275
-  _globals['_INFERRESPONSE']._serialized_start=277
-  _globals['_INFERRESPONSE']._serialized_end=371
-  _globals['_LISTMODELSREQUEST']._serialized_start=373
-  _globals['_LISTMODELSREQUEST']._serialized_end=431
-  _globals['_LISTMODELSRESPONSE']._serialized_start=433
-  _globals['_LISTMODELSRESPONSE']._serialized_end=520
-  _globals['_MODEL']._serialized_start=522
-  _globals['_MODEL']._serialized_end=560
-  _globals['_INFERENCESERVICE']._serialized_start=563
-  _globals['_INFERENCESERVICE']._serialized_end=842
+  _globals['_MULTIPLEXREQUEST']._serialized_start=253
+  _globals['_MULTIPLEXREQUEST']._serialized_end=311
+  _globals['_MULTIPLEXRESPONSE']._serialized_start=313
+  _globals['_MULTIPLEXRESPONSE']._serialized_end=372
+  _globals['_INFERREQUEST']._serialized_start=374
+  _globals['_INFERREQUEST']._serialized_end=443
+  _globals['_INFERRESPONSE']._serialized_start=445
+  _globals['_INFERRESPONSE']._serialized_end=539
+  _globals['_LISTMODELSREQUEST']._serialized_start=541
+  _globals['_LISTMODELSREQUEST']._serialized_end=599
+  _globals['_LISTMODELSRESPONSE']._serialized_start=601
+  _globals['_LISTMODELSRESPONSE']._serialized_end=688
+  _globals['_MODEL']._serialized_start=690
+  _globals['_MODEL']._serialized_end=809
+  _globals['_GETMODELREQUEST']._serialized_start=811
+  _globals['_GETMODELREQUEST']._serialized_end=840
+  _globals['_GETMODELRESPONSE']._serialized_start=842
+  _globals['_GETMODELRESPONSE']._serialized_end=901
+  _globals['_INFERENCESERVICE']._serialized_start=904
+  _globals['_INFERENCESERVICE']._serialized_end=2031
 # @@protoc_insertion_point(module_scope)

@@ -181,18 +181,74 @@ class Model(message.Message):
 
     ID_FIELD_NUMBER: builtins.int
     CARD_JSON_FIELD_NUMBER: builtins.int
+    CREATED_FIELD_NUMBER: builtins.int
+    OWNED_BY_FIELD_NUMBER: builtins.int
+    MAX_MODEL_LEN_FIELD_NUMBER: builtins.int
     id: builtins.str
     """The name to call it by."""
     card_json: builtins.str
     """Its entry in `/v1/models`, as JSON text."""
+    created: builtins.int
+    """When the model was made, or loaded, in seconds since 1970; 0 if nobody says."""
+    owned_by: builtins.str
+    """Who made it, as its server says."""
+    max_model_len: builtins.int
+    """How many tokens it takes, prompt and answer together; absent if its server does not say."""
     def __init__(
         self,
         *,
         id: builtins.str = ...,
         card_json: builtins.str = ...,
+        created: builtins.int = ...,
+        owned_by: builtins.str = ...,
+        max_model_len: builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_max_model_len", b"_max_model_len", "max_model_len", b"max_model_len"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_max_model_len", b"_max_model_len", "card_json", b"card_json", "created", b"created", "id", b"id", "max_model_len", b"max_model_len", "owned_by", b"owned_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_model_len: _TypeAlias = typing.Literal["max_model_len"]  # noqa: Y015
+    _WhichOneofArgType__max_model_len: _TypeAlias = typing.Literal["_max_model_len", b"_max_model_len"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_model_len) -> _WhichOneofReturnType__max_model_len | None: ...
+
+@typing.final
+class GetModelRequest(message.Message):
+    """Asks for a model."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """Its name."""
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["card_json", b"card_json", "id", b"id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetModelResponse(message.Message):
+    """The model."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def model(self) -> Model:
+        """What there is to tell of it."""
+
+    def __init__(
+        self,
+        *,
+        model: Model | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

@@ -3,7 +3,12 @@
 import grpc
 import warnings
 
+from weft.inference.v1 import chat_pb2 as weft_dot_inference_dot_v1_dot_chat__pb2
+from weft.inference.v1 import completions_pb2 as weft_dot_inference_dot_v1_dot_completions__pb2
+from weft.inference.v1 import embeddings_pb2 as weft_dot_inference_dot_v1_dot_embeddings__pb2
 from weft.inference.v1 import inference_pb2 as weft_dot_inference_dot_v1_dot_inference__pb2
+from weft.inference.v1 import ranking_pb2 as weft_dot_inference_dot_v1_dot_ranking__pb2
+from weft.inference.v1 import tokens_pb2 as weft_dot_inference_dot_v1_dot_tokens__pb2
 
 GRPC_GENERATED_VERSION = '1.76.0'
 GRPC_VERSION = grpc.__version__
@@ -27,7 +32,11 @@ if _version_not_supported:
 
 class InferenceServiceStub(object):
     """What a router offers to clients. Every call carries its credential: `authorization: Bearer …` in the metadata, or,
-    inside Multiplex, among the headers of each call.
+    inside Multiplex, among the headers of each call; or the client shows a certificate (docs/tls.md).
+
+    The typed calls come first. Each does what the HTTP route of its name does, with the same answer. Its deadline is the
+    call's. Every error, also one that the model server gives, is a status with `google.rpc.ErrorInfo` in the domain
+    `weft`, with `RetryInfo` where it says when to come again, and `BadRequest` where a field is wrong: docs/grpc.md.
     """
 
     def __init__(self, channel):
@@ -36,6 +45,56 @@ class InferenceServiceStub(object):
         Args:
             channel: A grpc.Channel.
         """
+        self.Chat = channel.unary_unary(
+                '/weft.inference.v1.InferenceService/Chat',
+                request_serializer=weft_dot_inference_dot_v1_dot_chat__pb2.ChatRequest.SerializeToString,
+                response_deserializer=weft_dot_inference_dot_v1_dot_chat__pb2.ChatResponse.FromString,
+                _registered_method=True)
+        self.StreamChat = channel.unary_stream(
+                '/weft.inference.v1.InferenceService/StreamChat',
+                request_serializer=weft_dot_inference_dot_v1_dot_chat__pb2.StreamChatRequest.SerializeToString,
+                response_deserializer=weft_dot_inference_dot_v1_dot_chat__pb2.StreamChatResponse.FromString,
+                _registered_method=True)
+        self.Complete = channel.unary_unary(
+                '/weft.inference.v1.InferenceService/Complete',
+                request_serializer=weft_dot_inference_dot_v1_dot_completions__pb2.CompleteRequest.SerializeToString,
+                response_deserializer=weft_dot_inference_dot_v1_dot_completions__pb2.CompleteResponse.FromString,
+                _registered_method=True)
+        self.StreamComplete = channel.unary_stream(
+                '/weft.inference.v1.InferenceService/StreamComplete',
+                request_serializer=weft_dot_inference_dot_v1_dot_completions__pb2.StreamCompleteRequest.SerializeToString,
+                response_deserializer=weft_dot_inference_dot_v1_dot_completions__pb2.StreamCompleteResponse.FromString,
+                _registered_method=True)
+        self.Embed = channel.unary_unary(
+                '/weft.inference.v1.InferenceService/Embed',
+                request_serializer=weft_dot_inference_dot_v1_dot_embeddings__pb2.EmbedRequest.SerializeToString,
+                response_deserializer=weft_dot_inference_dot_v1_dot_embeddings__pb2.EmbedResponse.FromString,
+                _registered_method=True)
+        self.Rerank = channel.unary_unary(
+                '/weft.inference.v1.InferenceService/Rerank',
+                request_serializer=weft_dot_inference_dot_v1_dot_ranking__pb2.RerankRequest.SerializeToString,
+                response_deserializer=weft_dot_inference_dot_v1_dot_ranking__pb2.RerankResponse.FromString,
+                _registered_method=True)
+        self.Score = channel.unary_unary(
+                '/weft.inference.v1.InferenceService/Score',
+                request_serializer=weft_dot_inference_dot_v1_dot_ranking__pb2.ScoreRequest.SerializeToString,
+                response_deserializer=weft_dot_inference_dot_v1_dot_ranking__pb2.ScoreResponse.FromString,
+                _registered_method=True)
+        self.Tokenize = channel.unary_unary(
+                '/weft.inference.v1.InferenceService/Tokenize',
+                request_serializer=weft_dot_inference_dot_v1_dot_tokens__pb2.TokenizeRequest.SerializeToString,
+                response_deserializer=weft_dot_inference_dot_v1_dot_tokens__pb2.TokenizeResponse.FromString,
+                _registered_method=True)
+        self.Detokenize = channel.unary_unary(
+                '/weft.inference.v1.InferenceService/Detokenize',
+                request_serializer=weft_dot_inference_dot_v1_dot_tokens__pb2.DetokenizeRequest.SerializeToString,
+                response_deserializer=weft_dot_inference_dot_v1_dot_tokens__pb2.DetokenizeResponse.FromString,
+                _registered_method=True)
+        self.GetModel = channel.unary_unary(
+                '/weft.inference.v1.InferenceService/GetModel',
+                request_serializer=weft_dot_inference_dot_v1_dot_inference__pb2.GetModelRequest.SerializeToString,
+                response_deserializer=weft_dot_inference_dot_v1_dot_inference__pb2.GetModelResponse.FromString,
+                _registered_method=True)
         self.Multiplex = channel.stream_stream(
                 '/weft.inference.v1.InferenceService/Multiplex',
                 request_serializer=weft_dot_inference_dot_v1_dot_inference__pb2.MultiplexRequest.SerializeToString,
@@ -55,8 +114,82 @@ class InferenceServiceStub(object):
 
 class InferenceServiceServicer(object):
     """What a router offers to clients. Every call carries its credential: `authorization: Bearer …` in the metadata, or,
-    inside Multiplex, among the headers of each call.
+    inside Multiplex, among the headers of each call; or the client shows a certificate (docs/tls.md).
+
+    The typed calls come first. Each does what the HTTP route of its name does, with the same answer. Its deadline is the
+    call's. Every error, also one that the model server gives, is a status with `google.rpc.ErrorInfo` in the domain
+    `weft`, with `RetryInfo` where it says when to come again, and `BadRequest` where a field is wrong: docs/grpc.md.
     """
+
+    def Chat(self, request, context):
+        """Answers a chat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamChat(self, request, context):
+        """Answers a chat as the answer comes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Complete(self, request, context):
+        """Goes on with texts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamComplete(self, request, context):
+        """Goes on with texts, as they come.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Embed(self, request, context):
+        """Embeds texts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rerank(self, request, context):
+        """Brings documents into order by how well they fit a query.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Score(self, request, context):
+        """Scores how well pairs of texts fit.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Tokenize(self, request, context):
+        """Splits a text into a model's tokens.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Detokenize(self, request, context):
+        """Joins a model's tokens into text.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetModel(self, request, context):
+        """Tells of one model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def Multiplex(self, request_iterator, context):
         """Carries many calls over one stream, as frames. The facade speaks this; the client opens calls, the router answers.
@@ -84,6 +217,56 @@ class InferenceServiceServicer(object):
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'Chat': grpc.unary_unary_rpc_method_handler(
+                    servicer.Chat,
+                    request_deserializer=weft_dot_inference_dot_v1_dot_chat__pb2.ChatRequest.FromString,
+                    response_serializer=weft_dot_inference_dot_v1_dot_chat__pb2.ChatResponse.SerializeToString,
+            ),
+            'StreamChat': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamChat,
+                    request_deserializer=weft_dot_inference_dot_v1_dot_chat__pb2.StreamChatRequest.FromString,
+                    response_serializer=weft_dot_inference_dot_v1_dot_chat__pb2.StreamChatResponse.SerializeToString,
+            ),
+            'Complete': grpc.unary_unary_rpc_method_handler(
+                    servicer.Complete,
+                    request_deserializer=weft_dot_inference_dot_v1_dot_completions__pb2.CompleteRequest.FromString,
+                    response_serializer=weft_dot_inference_dot_v1_dot_completions__pb2.CompleteResponse.SerializeToString,
+            ),
+            'StreamComplete': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamComplete,
+                    request_deserializer=weft_dot_inference_dot_v1_dot_completions__pb2.StreamCompleteRequest.FromString,
+                    response_serializer=weft_dot_inference_dot_v1_dot_completions__pb2.StreamCompleteResponse.SerializeToString,
+            ),
+            'Embed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Embed,
+                    request_deserializer=weft_dot_inference_dot_v1_dot_embeddings__pb2.EmbedRequest.FromString,
+                    response_serializer=weft_dot_inference_dot_v1_dot_embeddings__pb2.EmbedResponse.SerializeToString,
+            ),
+            'Rerank': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rerank,
+                    request_deserializer=weft_dot_inference_dot_v1_dot_ranking__pb2.RerankRequest.FromString,
+                    response_serializer=weft_dot_inference_dot_v1_dot_ranking__pb2.RerankResponse.SerializeToString,
+            ),
+            'Score': grpc.unary_unary_rpc_method_handler(
+                    servicer.Score,
+                    request_deserializer=weft_dot_inference_dot_v1_dot_ranking__pb2.ScoreRequest.FromString,
+                    response_serializer=weft_dot_inference_dot_v1_dot_ranking__pb2.ScoreResponse.SerializeToString,
+            ),
+            'Tokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Tokenize,
+                    request_deserializer=weft_dot_inference_dot_v1_dot_tokens__pb2.TokenizeRequest.FromString,
+                    response_serializer=weft_dot_inference_dot_v1_dot_tokens__pb2.TokenizeResponse.SerializeToString,
+            ),
+            'Detokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Detokenize,
+                    request_deserializer=weft_dot_inference_dot_v1_dot_tokens__pb2.DetokenizeRequest.FromString,
+                    response_serializer=weft_dot_inference_dot_v1_dot_tokens__pb2.DetokenizeResponse.SerializeToString,
+            ),
+            'GetModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetModel,
+                    request_deserializer=weft_dot_inference_dot_v1_dot_inference__pb2.GetModelRequest.FromString,
+                    response_serializer=weft_dot_inference_dot_v1_dot_inference__pb2.GetModelResponse.SerializeToString,
+            ),
             'Multiplex': grpc.stream_stream_rpc_method_handler(
                     servicer.Multiplex,
                     request_deserializer=weft_dot_inference_dot_v1_dot_inference__pb2.MultiplexRequest.FromString,
@@ -109,8 +292,282 @@ def add_InferenceServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class InferenceService(object):
     """What a router offers to clients. Every call carries its credential: `authorization: Bearer …` in the metadata, or,
-    inside Multiplex, among the headers of each call.
+    inside Multiplex, among the headers of each call; or the client shows a certificate (docs/tls.md).
+
+    The typed calls come first. Each does what the HTTP route of its name does, with the same answer. Its deadline is the
+    call's. Every error, also one that the model server gives, is a status with `google.rpc.ErrorInfo` in the domain
+    `weft`, with `RetryInfo` where it says when to come again, and `BadRequest` where a field is wrong: docs/grpc.md.
     """
+
+    @staticmethod
+    def Chat(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weft.inference.v1.InferenceService/Chat',
+            weft_dot_inference_dot_v1_dot_chat__pb2.ChatRequest.SerializeToString,
+            weft_dot_inference_dot_v1_dot_chat__pb2.ChatResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamChat(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/weft.inference.v1.InferenceService/StreamChat',
+            weft_dot_inference_dot_v1_dot_chat__pb2.StreamChatRequest.SerializeToString,
+            weft_dot_inference_dot_v1_dot_chat__pb2.StreamChatResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Complete(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weft.inference.v1.InferenceService/Complete',
+            weft_dot_inference_dot_v1_dot_completions__pb2.CompleteRequest.SerializeToString,
+            weft_dot_inference_dot_v1_dot_completions__pb2.CompleteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamComplete(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/weft.inference.v1.InferenceService/StreamComplete',
+            weft_dot_inference_dot_v1_dot_completions__pb2.StreamCompleteRequest.SerializeToString,
+            weft_dot_inference_dot_v1_dot_completions__pb2.StreamCompleteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Embed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weft.inference.v1.InferenceService/Embed',
+            weft_dot_inference_dot_v1_dot_embeddings__pb2.EmbedRequest.SerializeToString,
+            weft_dot_inference_dot_v1_dot_embeddings__pb2.EmbedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rerank(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weft.inference.v1.InferenceService/Rerank',
+            weft_dot_inference_dot_v1_dot_ranking__pb2.RerankRequest.SerializeToString,
+            weft_dot_inference_dot_v1_dot_ranking__pb2.RerankResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Score(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weft.inference.v1.InferenceService/Score',
+            weft_dot_inference_dot_v1_dot_ranking__pb2.ScoreRequest.SerializeToString,
+            weft_dot_inference_dot_v1_dot_ranking__pb2.ScoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Tokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weft.inference.v1.InferenceService/Tokenize',
+            weft_dot_inference_dot_v1_dot_tokens__pb2.TokenizeRequest.SerializeToString,
+            weft_dot_inference_dot_v1_dot_tokens__pb2.TokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Detokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weft.inference.v1.InferenceService/Detokenize',
+            weft_dot_inference_dot_v1_dot_tokens__pb2.DetokenizeRequest.SerializeToString,
+            weft_dot_inference_dot_v1_dot_tokens__pb2.DetokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weft.inference.v1.InferenceService/GetModel',
+            weft_dot_inference_dot_v1_dot_inference__pb2.GetModelRequest.SerializeToString,
+            weft_dot_inference_dot_v1_dot_inference__pb2.GetModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def Multiplex(request_iterator,

@@ -5,7 +5,12 @@ Inference: how clients of the mesh call a model."""
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from weft.inference.v1 import chat_pb2 as _chat_pb2
+from weft.inference.v1 import completions_pb2 as _completions_pb2
+from weft.inference.v1 import embeddings_pb2 as _embeddings_pb2
 from weft.inference.v1 import inference_pb2 as _inference_pb2
+from weft.inference.v1 import ranking_pb2 as _ranking_pb2
+from weft.inference.v1 import tokens_pb2 as _tokens_pb2
 import abc as _abc_1
 
 
@@ -14,10 +19,34 @@ GRPC_VERSION: str
 
 class InferenceServiceStub:
     """What a router offers to clients. Every call carries its credential: `authorization: Bearer …` in the metadata, or,
-    inside Multiplex, among the headers of each call.
+    inside Multiplex, among the headers of each call; or the client shows a certificate (docs/tls.md).
+
+    The typed calls come first. Each does what the HTTP route of its name does, with the same answer. Its deadline is the
+    call's. Every error, also one that the model server gives, is a status with `google.rpc.ErrorInfo` in the domain
+    `weft`, with `RetryInfo` where it says when to come again, and `BadRequest` where a field is wrong: docs/grpc.md.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
+    Chat: _aio.UnaryUnaryMultiCallable[_chat_pb2.ChatRequest, _chat_pb2.ChatResponse]
+    """Answers a chat."""
+    StreamChat: _aio.UnaryStreamMultiCallable[_chat_pb2.StreamChatRequest, _chat_pb2.StreamChatResponse]
+    """Answers a chat as the answer comes."""
+    Complete: _aio.UnaryUnaryMultiCallable[_completions_pb2.CompleteRequest, _completions_pb2.CompleteResponse]
+    """Goes on with texts."""
+    StreamComplete: _aio.UnaryStreamMultiCallable[_completions_pb2.StreamCompleteRequest, _completions_pb2.StreamCompleteResponse]
+    """Goes on with texts, as they come."""
+    Embed: _aio.UnaryUnaryMultiCallable[_embeddings_pb2.EmbedRequest, _embeddings_pb2.EmbedResponse]
+    """Embeds texts."""
+    Rerank: _aio.UnaryUnaryMultiCallable[_ranking_pb2.RerankRequest, _ranking_pb2.RerankResponse]
+    """Brings documents into order by how well they fit a query."""
+    Score: _aio.UnaryUnaryMultiCallable[_ranking_pb2.ScoreRequest, _ranking_pb2.ScoreResponse]
+    """Scores how well pairs of texts fit."""
+    Tokenize: _aio.UnaryUnaryMultiCallable[_tokens_pb2.TokenizeRequest, _tokens_pb2.TokenizeResponse]
+    """Splits a text into a model's tokens."""
+    Detokenize: _aio.UnaryUnaryMultiCallable[_tokens_pb2.DetokenizeRequest, _tokens_pb2.DetokenizeResponse]
+    """Joins a model's tokens into text."""
+    GetModel: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetModelRequest, _inference_pb2.GetModelResponse]
+    """Tells of one model."""
     Multiplex: _aio.StreamStreamMultiCallable[_inference_pb2.MultiplexRequest, _inference_pb2.MultiplexResponse]
     """Carries many calls over one stream, as frames. The facade speaks this; the client opens calls, the router answers."""
     Infer: _aio.UnaryStreamMultiCallable[_inference_pb2.InferRequest, _inference_pb2.InferResponse]
@@ -30,8 +59,92 @@ class InferenceServiceStub:
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """What a router offers to clients. Every call carries its credential: `authorization: Bearer …` in the metadata, or,
-    inside Multiplex, among the headers of each call.
+    inside Multiplex, among the headers of each call; or the client shows a certificate (docs/tls.md).
+
+    The typed calls come first. Each does what the HTTP route of its name does, with the same answer. Its deadline is the
+    call's. Every error, also one that the model server gives, is a status with `google.rpc.ErrorInfo` in the domain
+    `weft`, with `RetryInfo` where it says when to come again, and `BadRequest` where a field is wrong: docs/grpc.md.
     """
+
+    @_abc_1.abstractmethod
+    def Chat(
+        self,
+        request: _chat_pb2.ChatRequest,
+        context: _aio.ServicerContext[_chat_pb2.ChatRequest, _abc.Awaitable[_chat_pb2.ChatResponse]],
+    ) -> _abc.Awaitable[_chat_pb2.ChatResponse]:
+        """Answers a chat."""
+
+    @_abc_1.abstractmethod
+    def StreamChat(
+        self,
+        request: _chat_pb2.StreamChatRequest,
+        context: _aio.ServicerContext[_chat_pb2.StreamChatRequest, _abc.AsyncIterator[_chat_pb2.StreamChatResponse]],
+    ) -> _abc.AsyncIterator[_chat_pb2.StreamChatResponse]:
+        """Answers a chat as the answer comes."""
+
+    @_abc_1.abstractmethod
+    def Complete(
+        self,
+        request: _completions_pb2.CompleteRequest,
+        context: _aio.ServicerContext[_completions_pb2.CompleteRequest, _abc.Awaitable[_completions_pb2.CompleteResponse]],
+    ) -> _abc.Awaitable[_completions_pb2.CompleteResponse]:
+        """Goes on with texts."""
+
+    @_abc_1.abstractmethod
+    def StreamComplete(
+        self,
+        request: _completions_pb2.StreamCompleteRequest,
+        context: _aio.ServicerContext[_completions_pb2.StreamCompleteRequest, _abc.AsyncIterator[_completions_pb2.StreamCompleteResponse]],
+    ) -> _abc.AsyncIterator[_completions_pb2.StreamCompleteResponse]:
+        """Goes on with texts, as they come."""
+
+    @_abc_1.abstractmethod
+    def Embed(
+        self,
+        request: _embeddings_pb2.EmbedRequest,
+        context: _aio.ServicerContext[_embeddings_pb2.EmbedRequest, _abc.Awaitable[_embeddings_pb2.EmbedResponse]],
+    ) -> _abc.Awaitable[_embeddings_pb2.EmbedResponse]:
+        """Embeds texts."""
+
+    @_abc_1.abstractmethod
+    def Rerank(
+        self,
+        request: _ranking_pb2.RerankRequest,
+        context: _aio.ServicerContext[_ranking_pb2.RerankRequest, _abc.Awaitable[_ranking_pb2.RerankResponse]],
+    ) -> _abc.Awaitable[_ranking_pb2.RerankResponse]:
+        """Brings documents into order by how well they fit a query."""
+
+    @_abc_1.abstractmethod
+    def Score(
+        self,
+        request: _ranking_pb2.ScoreRequest,
+        context: _aio.ServicerContext[_ranking_pb2.ScoreRequest, _abc.Awaitable[_ranking_pb2.ScoreResponse]],
+    ) -> _abc.Awaitable[_ranking_pb2.ScoreResponse]:
+        """Scores how well pairs of texts fit."""
+
+    @_abc_1.abstractmethod
+    def Tokenize(
+        self,
+        request: _tokens_pb2.TokenizeRequest,
+        context: _aio.ServicerContext[_tokens_pb2.TokenizeRequest, _abc.Awaitable[_tokens_pb2.TokenizeResponse]],
+    ) -> _abc.Awaitable[_tokens_pb2.TokenizeResponse]:
+        """Splits a text into a model's tokens."""
+
+    @_abc_1.abstractmethod
+    def Detokenize(
+        self,
+        request: _tokens_pb2.DetokenizeRequest,
+        context: _aio.ServicerContext[_tokens_pb2.DetokenizeRequest, _abc.Awaitable[_tokens_pb2.DetokenizeResponse]],
+    ) -> _abc.Awaitable[_tokens_pb2.DetokenizeResponse]:
+        """Joins a model's tokens into text."""
+
+    @_abc_1.abstractmethod
+    def GetModel(
+        self,
+        request: _inference_pb2.GetModelRequest,
+        context: _aio.ServicerContext[_inference_pb2.GetModelRequest, _abc.Awaitable[_inference_pb2.GetModelResponse]],
+    ) -> _abc.Awaitable[_inference_pb2.GetModelResponse]:
+        """Tells of one model."""
 
     @_abc_1.abstractmethod
     def Multiplex(
