@@ -25,11 +25,13 @@ from services.core.inference import Headers
 TRACEPARENT: Final = "traceparent"
 TRACESTATE: Final = "tracestate"
 
-_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
+_LENGTH: Final = 55
+"""Characters of a `traceparent` of version 00; later ones may have more."""
+_STATE = re.compile(r"[\t\x20-\x7e]{0,512}")
 _NO_TRACE: Final = "0" * 32
 _NO_SPAN: Final = "0" * 16
-_LONGEST_STATE: Final = 512
-"""Characters of `tracestate` that must travel, by W3C; longer ones are dropped."""
+_SAMPLED: Final = frozenset("13579bdf")
 
 AttributeValue = str | bool | int | float | tuple[str, ...]
 Attributes = Mapping[str, AttributeValue]
@@ -70,13 +72,17 @@ def parse(traceparent: str | None, tracestate: str = "") -> TraceContext | None:
     """The span that a header names; None where there is none, or none that can be read: then a new trace begins, as
     W3C asks for.
     """
-    if not traceparent or (match := _TRACEPARENT.fullmatch(traceparent)) is None:
+    if not traceparent or _TRACEPARENT.fullmatch(traceparent) is None:
         return None
-    version, trace_id, span_id, flags, more = match.groups()
-    if version == "ff" or (version == "00" and more) or trace_id == _NO_TRACE or span_id == _NO_SPAN:
+    trace_id, span_id = traceparent[3:35], traceparent[36:52]
+    if trace_id == _NO_TRACE or span_id == _NO_SPAN:
         return None
-    state = tracestate if len(tracestate) <= _LONGEST_STATE else ""
-    return TraceContext(trace_id, span_id, bool(int(flags, 16) & 1), state)
+    if len(traceparent) > _LENGTH and traceparent.startswith("00"):
+        return None
+    # 512 characters must travel, by W3C. What no header can have must not: it would end the header at the next hop.
+    if tracestate and _STATE.fullmatch(tracestate) is None:
+        tracestate = ""
+    return TraceContext(trace_id, span_id, traceparent[54] in _SAMPLED, tracestate)
 
 
 def parent_of(headers: Headers) -> TraceContext | None:
@@ -150,14 +156,15 @@ class Allowance:
 
     def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_second = per_second
+        self._most = max(1.0, per_second) if per_second > 0 else 0.0
         self._clock = clock
-        self._left = max(1.0, per_second)
+        self._left = self._most
         self._at = clock()
 
     def take(self) -> bool:
         """Whether there is one more."""
         now = self._clock()
-        self._left = min(max(1.0, self._per_second), self._left + (now - self._at) * self._per_second)
+        self._left = min(self._most, self._left + (now - self._at) * self._per_second)
         self._at = now
         if self._left < 1.0:
             return False
@@ -168,7 +175,7 @@ class Allowance:
 class Sampling(msgspec.Struct, frozen=True):
     """Which traces are kept: those whose caller has sampled them, if `follow_parent`, at most `forced_per_second` of
     them; a share of `ratio`, from 0 to 1, of those that begin here (of all, without `follow_parent`); and of the others
-    all that failed, at most `errors_per_second`.
+    all that failed, at most `errors_per_second`, and as many again that were refused for what their callers did.
     """
 
     ratio: float = 0.01
@@ -198,6 +205,7 @@ class Tracer:
         self._chance = chance
         self._forced = Allowance(sampling.forced_per_second, clock)
         self._errors = Allowance(sampling.errors_per_second, clock)
+        self._refusals = Allowance(sampling.errors_per_second, clock)
 
     def enter(self, parent: TraceContext | None) -> TraceContext:
         """The place of a span at the edge of the mesh, where it is decided whether its trace is sampled. If callers'
@@ -215,11 +223,12 @@ class Tracer:
         """The place of a span further in, where a part of the mesh has decided; decides only where none has."""
         return self.enter(None) if parent is None else parent.child()
 
-    def keeps(self, context: TraceContext, *, failed: bool) -> bool:
+    def keeps(self, context: TraceContext, *, failed: bool, refused: bool = False) -> bool:
         """Whether the spans of what has ended are to be recorded. To be asked once for all that one part did for one
-        call: an error that is kept counts against the allowance.
+        call: an error that is kept counts against the allowance. What was `refused` for its caller's doing, as for a
+        bad key, counts against one of its own: who asks on and on is not to hide the mesh's own failures.
         """
-        return context.sampled or (failed and self._errors.take())
+        return context.sampled or (failed and self._errors.take()) or (refused and self._refusals.take())
 
     def record(self, span: Span) -> None:
         """Hands a span on."""
