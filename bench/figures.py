@@ -26,6 +26,9 @@ ADDED_P50 = "added p50"
 ADDED_P99 = "added p99"
 CPU_REQUEST = "CPU per request"
 CPU_CHUNK = "CPU per chunk"
+RISE = "rise of CPU per request by being watched"
+
+CLIENTS_OF_TELEMETRY = 64
 
 
 def clients(count: int) -> str:
@@ -43,6 +46,7 @@ MARKS = {
     ("separate", Quantity(f"{CPU_REQUEST}, {BOTH}", "µs", clients(64))): 200.0,
     ("separate", Quantity(f"{CPU_CHUNK}, {BOTH}", "µs", streams(64))): 30.0,
     ("separate", Quantity(ADDED_P50, "ms", clients(1))): 1.2,
+    ("separate", Quantity(RISE, "%", clients(CLIENTS_OF_TELEMETRY))): 5.0,
     ("one process", Quantity(f"{CPU_REQUEST}, {BOTH}", "µs", clients(64))): 110.0,
     ("one process", Quantity(f"{CPU_CHUNK}, {BOTH}", "µs", streams(64))): 18.0,
     ("one process", Quantity(ADDED_P50, "ms", clients(1))): 0.6,

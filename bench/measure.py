@@ -62,7 +62,7 @@ def _with_both(by_part: Mapping[str, float]) -> dict[str, float]:
 async def warm_up(systems: Sequence[System]) -> None:
     """Has every system answer for a second, whole and streamed."""
     for system in systems:
-        _verify(system, await closed_loop(system.target("bench-fast"), connections=64, seconds=1.0))
+        verify(system, await closed_loop(system.target("bench-fast"), connections=64, seconds=1.0))
         await paced_streams(system.target("bench-paced"), streams=64, tokens=20)
 
 
@@ -82,7 +82,7 @@ async def requests(systems: Sequence[System], idle: Mapping[str, Rates], seconds
             meter = CpuMeter(system, idle[system.name])
             result = await closed_loop(system.target("bench-fast"), connections=clients, seconds=seconds, warmup_s=0.0)
             used = meter.used_ns()
-            _verify(system, result)
+            verify(system, result)
             figures.add(Quantity(REQUESTS, "", load), system.name, result.requests_per_s)
             figures.add(Quantity("p50", "ms", load), system.name, result.latency.p50 * 1e3)
             figures.add(Quantity("p99", "ms", load), system.name, result.latency.p99 * 1e3)
@@ -142,6 +142,7 @@ def _memory(system: System) -> dict[str, float]:
     return _with_both(by_part)
 
 
-def _verify(system: System, result: ClosedLoopResult) -> None:
+def verify(system: System, result: ClosedLoopResult) -> None:
+    """Raises `WrongAnswerError` unless every request was answered as it should."""
     if result.errors or not result.requests:
         raise WrongAnswerError(f"{system.name}: {result.errors} errors; the first: {result.first_error}")

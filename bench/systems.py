@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -27,6 +28,12 @@ SIMULATORS: Mapping[str, Sequence[str]] = {
     # Sends one token, and then nothing.
     "bench-silent": ("--ttft-s", "0", "--inter-token-s", "3600"),
 }
+
+Settings = Mapping[str, Mapping[str, Any]]
+"""Of weft.yaml, by section and key."""
+
+#: Not every trace, as `weft up` keeps them by itself: what a site would choose.
+_USUAL: Settings = {"metrics": {"port": 0}, "tracing": {"local": True, "ratio": 0.01}}
 
 _START_S = 60.0
 _GRACE_S = 20.0
@@ -62,6 +69,19 @@ async def running(home: Path) -> AsyncIterator[list[System]]:
         yield [direct, separate, one_process]
 
 
+@contextlib.asynccontextmanager
+async def watched(home: Path, *settings: Settings) -> AsyncIterator[list[System]]:
+    """A mesh in separate processes for each of these settings, ready; all ends with the `async with`. Raises as
+    `running` does.
+    """
+    async with Supervisor(grace=_GRACE_S, tell=print) as supervisor:
+        vllms = list((await _simulators(supervisor, home)).urls.values())
+        yield [
+            await _mesh(supervisor, home / f"watched-{number}", vllms, settings=own)
+            for number, own in enumerate(settings)
+        ]
+
+
 async def _simulators(supervisor: Supervisor, home: Path) -> System:
     urls = {}
     for model, flags in SIMULATORS.items():
@@ -73,14 +93,16 @@ async def _simulators(supervisor: Supervisor, home: Path) -> System:
     return System("direct", urls)
 
 
-async def _mesh(supervisor: Supervisor, home: Path, vllms: Sequence[str], *flags: str) -> System:
+async def _mesh(
+    supervisor: Supervisor, home: Path, vllms: Sequence[str], *flags: str, settings: Settings = _USUAL
+) -> System:
     """A mesh as `weft up` starts it, one worker at each simulator, on ports that nobody else has."""
     port = free_port()
     command = [*WEFT, "up", "--port", str(port), *flags]
     for url in vllms:
         command += ["--vllm-url", url]
     address = {service: {"address": f"127.0.0.1:{free_port()}"} for service in ("auth", "registry", "router")}
-    environ = {"WEFT_HOME": str(home), **to_environ({**address, "metrics": {"port": 0}})}
+    environ = {"WEFT_HOME": str(home), **to_environ({**address, **settings})}
     child = await supervisor.start(ChildSpec(home.name, command, home / "up.log", environ, announces=False))
     url = f"http://127.0.0.1:{port}"
     await _until_ready(child, url, home / "dev.key")
