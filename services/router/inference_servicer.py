@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import grpc
 import msgspec
-from weft.inference.v1 import inference_pb2, inference_pb2_grpc
+from weft.inference.v1 import inference_pb2
 from weft.session.v1 import frame_pb2
 
 from services.core.answers import stream
@@ -21,6 +21,7 @@ from services.router.gateway import Gateway
 from services.router.models import model_cards
 from services.router.permits import Permits
 from services.router.roster import Roster
+from services.router.typed_servicer import TYPED, TypedServicer
 from services.rpc.boundary import Access, Open, caller
 from services.rpc.channel import credential_of
 from services.rpc.frames import add_headers
@@ -35,6 +36,8 @@ ACCESS: Access = {
     # Each call inside carries its own credential, which the gateway judges.
     f"/{SERVICE}/Multiplex": Open.TO_ALL,
     f"/{SERVICE}/Infer": Open.TO_ALL,
+    **{f"/{SERVICE}/{method}": Open.TO_ALL for method in TYPED},
+    f"/{SERVICE}/GetModel": frozenset({Role.USER, Role.ADMIN, Role.SERVICE}),
     f"/{SERVICE}/ListModels": frozenset({Role.USER, Role.ADMIN, Role.SERVICE}),
 }
 
@@ -44,7 +47,7 @@ _SETTLING: Final = 1.0
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
+class InferenceServicer(TypedServicer):
     """Hands calls to the gateway."""
 
     def __init__(
@@ -129,12 +132,18 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self, request: inference_pb2.ListModelsRequest, context: Context
     ) -> inference_pb2.ListModelsResponse:
         """The models that the caller may use."""
-        models = [
-            inference_pb2.Model(id=card["id"], card_json=msgspec.json.encode(card).decode())
-            for card in model_cards(self._roster, self._permits, caller())
-        ]
+        models = [_to_model(card) for card in model_cards(self._roster, self._permits, caller())]
         models, token = page(models, lambda model: model.id, request.page_size, request.page_token)
         return inference_pb2.ListModelsResponse(models=models, next_page_token=token)
+
+    async def GetModel(  # noqa: N802
+        self, request: inference_pb2.GetModelRequest, context: Context
+    ) -> inference_pb2.GetModelResponse:
+        """One of them."""
+        for card in model_cards(self._roster, self._permits, caller()):
+            if card["id"] == request.id:
+                return inference_pb2.GetModelResponse(model=_to_model(card))
+        raise ServiceError(Reason.MODEL_NOT_FOUND, f"The model `{request.id}` does not exist.", param="id")
 
 
 class _Quiet:
@@ -164,6 +173,19 @@ def _to_request(request: inference_pb2.InferRequest, context: Context) -> Reques
         cluster=request.cluster,
         timeout=remaining if remaining and remaining < 10**8 else None,
     )
+
+
+def _to_model(card: dict[str, Any]) -> inference_pb2.Model:
+    """A server writes its own cards: what is of another type than it should be stands in `card_json` alone."""
+    model = inference_pb2.Model(id=card["id"], card_json=msgspec.json.encode(card).decode())
+    created, owner, size = card.get("created"), card.get("owned_by"), card.get("max_model_len")
+    if type(created) is int and 0 <= created < 1 << 63:
+        model.created = created
+    if isinstance(owner, str):
+        model.owned_by = owner
+    if type(size) is int and 0 <= size < 1 << 63:
+        model.max_model_len = size
+    return model
 
 
 def _to_proto(head: Head) -> frame_pb2.Head:

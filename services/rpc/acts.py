@@ -33,6 +33,7 @@ def _of(service: str, kind: Kind, *methods: str) -> dict[str, Kind]:
 _AUTH: Final = "auth.v1.AuthService"
 _REGISTRY: Final = "registry.v1.RegistryService"
 _LAUNCHER: Final = "launcher.v1.LauncherService"
+_INFERENCE: Final = "inference.v1.InferenceService"
 _SESSION: Final = "session.v1.SessionService"
 _CHANGED: Final = ("Cluster", "Endpoint", "Route", "Function")
 
@@ -49,7 +50,9 @@ KINDS: Final[Mapping[str, Kind]] = {
     **_of(_LAUNCHER, Kind.PLAIN, "Want", "Watch", "ListStarts", "GetQueue"),
     **_of(_SESSION, Kind.NOTED, "Enrol", "RenewToken", "StopSession"),
     **_of(_SESSION, Kind.PLAIN, "Connect", "ListSessions"),
-    **_of("inference.v1.InferenceService", Kind.CALLS, "Multiplex", "Infer", "ListModels"),
+    **_of(_INFERENCE, Kind.CALLS, "Multiplex", "Infer", "ListModels", "GetModel"),
+    **_of(_INFERENCE, Kind.CALLS, "Chat", "StreamChat", "Complete", "StreamComplete", "Embed", "Rerank", "Score"),
+    **_of(_INFERENCE, Kind.CALLS, "Tokenize", "Detokenize"),
     **_of("usage.v1.UsageService", Kind.PLAIN, "RecordCalls", "SumUsage", "ListCalls"),
     "/envoy.service.auth.v3.Authorization/Check": Kind.PLAIN,
 }

@@ -74,7 +74,23 @@ def http_body(path: str) -> bytes:
 
 _ABSENT: Final = "clusters/absent"
 _ABSENT_ENDPOINT: Final = f"{_ABSENT}/endpoints/absent"
+_TYPED_CHAT: Final = {
+    "model": "sim-model",
+    "messages": [{"role": "user", "text": "a"}],
+    "sampling": {"max_tokens": 1},
+}
+_TYPED_PROMPT: Final = {"model": "sim-model", "prompts": [{"text": "a"}], "sampling": {"max_tokens": 1}}
 _FIELDS: Final[Mapping[str, dict[str, Any]]] = {
+    "weft.inference.v1.InferenceService/Chat": _TYPED_CHAT,
+    "weft.inference.v1.InferenceService/StreamChat": {"chat": _TYPED_CHAT},
+    "weft.inference.v1.InferenceService/Complete": _TYPED_PROMPT,
+    "weft.inference.v1.InferenceService/StreamComplete": {"complete": _TYPED_PROMPT},
+    "weft.inference.v1.InferenceService/Embed": {"model": "sim-model", "inputs": [{"text": "a"}]},
+    "weft.inference.v1.InferenceService/Rerank": _QUERY,
+    "weft.inference.v1.InferenceService/Score": {"model": "sim-model", "text_1": ["a"], "text_2": ["b"]},
+    "weft.inference.v1.InferenceService/Tokenize": {"model": "sim-model", "prompt": "a"},
+    "weft.inference.v1.InferenceService/Detokenize": {"model": "sim-model", "tokens": []},
+    "weft.inference.v1.InferenceService/GetModel": {"id": "sim-model"},
     "weft.inference.v1.InferenceService/Infer": {"operation": "chat/completions", "body_json": json.dumps(CHAT)},
     "weft.session.v1.SessionService/Enrol": {"endpoint": ENDPOINT, "instance": "everybody"},
     "weft.session.v1.SessionService/StopSession": {"endpoint": ENDPOINT, "instance": "absent", "why": "a test"},

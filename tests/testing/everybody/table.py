@@ -90,6 +90,19 @@ class Row:
 _CALL: Final = Row(("user", "user by key", "service account", "administrator"), others="MODEL_FORBIDDEN")
 """A call to a model. Its endpoint lists a group, and some principals; workers and services have no model in scope."""
 
+TYPED: Final = (
+    "Chat",
+    "StreamChat",
+    "Complete",
+    "StreamComplete",
+    "Embed",
+    "Rerank",
+    "Score",
+    "Tokenize",
+    "Detokenize",
+)
+"""The RPCs that call a model by typed messages."""
+
 _NOT_A_SESSION_TOKEN: Final = dict.fromkeys(_EVERYBODY, "CREDENTIAL_INVALID") | {"none": "CREDENTIAL_MISSING"}
 
 RPCS: Final[Mapping[str, Row]] = {
@@ -100,7 +113,13 @@ RPCS: Final[Mapping[str, Row]] = {
     # The router
     "weft.inference.v1.InferenceService/Multiplex": Row(_EVERYBODY),
     "weft.inference.v1.InferenceService/Infer": _CALL,
+    **{f"weft.inference.v1.InferenceService/{method}": _CALL for method in TYPED},
     "weft.inference.v1.InferenceService/ListModels": Row(_KNOWN),
+    "weft.inference.v1.InferenceService/GetModel": Row(
+        _CALL.allowed,
+        others="MODEL_NOT_FOUND",
+        but=dict.fromkeys(("worker", "worker of another endpoint"), "ACTION_FORBIDDEN"),
+    ),
     "weft.session.v1.SessionService/Enrol": Row(("worker",), but={"session token": OK}),
     "weft.session.v1.SessionService/RenewToken": Row(
         (),

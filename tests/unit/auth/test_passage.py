@@ -16,6 +16,7 @@ from services.facade import routes
 from services.launcher import servicer as launcher
 from services.registry import servicer as registry
 from services.router import inference_servicer, session_servicer
+from services.router.typed_servicer import TYPED
 from services.rpc.boundary import HEALTH_AND_REFLECTION, Access, Open
 
 TABLES: tuple[Access, ...] = (
@@ -30,7 +31,7 @@ TABLES: tuple[Access, ...] = (
 RPCS = {method: allowed for table in TABLES for method, allowed in table.items()}
 ROLES = [frozenset(roles) for count in (1, 2) for roles in itertools.combinations(Role, count)]
 
-NEEDS_A_BEARER = {"/weft.inference.v1.InferenceService/Infer"}
+NEEDS_A_BEARER = {f"/{inference_servicer.SERVICE}/{method}" for method in ("Infer", *TYPED)}
 """Judged by the gateway, which knows no call without a bearer."""
 NOT_THROUGH_A_PROXY = {"/weft.inference.v1.InferenceService/Multiplex"}
 """Each call inside has a bearer of its own, which no proxy sees."""
