@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import grpc
-from weft.session.v1 import frame_pb2, session_pb2, session_pb2_grpc
+from weft.session.v1 import frame_pb2, session_pb2, session_pb2_grpc, span_pb2
 
 from services.core.errors import Reason, ServiceError
 from services.core.inference import Inference
@@ -163,6 +163,15 @@ class Attachment:
         """Tells the router how the worker is doing, if attached."""
         if self._link is not None:
             self._link.mux.report(self._report())
+
+    @property
+    def takes_spans(self) -> bool:
+        """Whether it is attached, and the router wants spans."""
+        return self._link is not None and self._link.mux.takes_spans
+
+    def send_spans(self, spans: span_pb2.Spans) -> bool:
+        """Tells the router of spans; False if it takes none at present."""
+        return self._link is not None and self._link.mux.send_spans(spans)
 
     def drain(self, grace: float) -> None:
         """Asks the router for no more calls."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 import msgspec
-from weft.session.v1 import frame_pb2
+from weft.session.v1 import frame_pb2, span_pb2
 
 from services.core.errors import ServiceError
 from services.core.inference import Head, Headers, Request
@@ -40,7 +40,15 @@ class Cancel:
 END = End()
 CANCEL = Cancel()
 
-Session = frame_pb2.Hello | frame_pb2.Ping | frame_pb2.Pong | frame_pb2.Drain | frame_pb2.Report | frame_pb2.Stop
+Session = (
+    frame_pb2.Hello
+    | frame_pb2.Ping
+    | frame_pb2.Pong
+    | frame_pb2.Drain
+    | frame_pb2.Report
+    | frame_pb2.Stop
+    | span_pb2.Spans
+)
 """What concerns the session itself is in the domain of its protos already."""
 
 Item = bytes | Head | End | ServiceError | Opening | Credit | Cancel | Session
@@ -57,6 +65,8 @@ def weight(item: Item) -> int:
     """The bytes that an item holds, for bounding queues; the small change of a frame is not counted."""
     if type(item) is bytes:
         return len(item)
+    if isinstance(item, span_pb2.Spans):
+        return item.ByteSize()
     return item.inline if isinstance(item, Opening) else 0
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import grpc
 from google.protobuf.message import DecodeError
+from weft.session.v1 import span_pb2
 
 from services.core.errors import Reason, ServiceError
 from services.core.inference import Inference
@@ -74,6 +76,7 @@ class Link:
         limits: MuxLimits = DEFAULT_LIMITS,
         timing: LinkTiming = DEFAULT_TIMING,
         lost: Reason = Reason.WORKER_LOST,
+        take_spans: Callable[[span_pb2.Spans], None] | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._message = message
@@ -90,6 +93,7 @@ class Link:
             events=events,
             serves=serves,
             limits=limits,
+            take_spans=take_spans,
         )
 
     @property

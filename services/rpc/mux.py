@@ -18,7 +18,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
-from weft.session.v1 import frame_pb2
+from weft.session.v1 import frame_pb2, span_pb2
 
 from services.core.answers import ReadyAnswer
 from services.core.errors import Reason, ServiceError
@@ -27,13 +27,14 @@ from services.rpc.errors import from_proto
 from services.rpc.frames import Frames
 from services.rpc.incoming import IncomingCalls
 from services.rpc.limits import DEFAULT_LIMITS, MuxLimits, ProtocolViolationError
-from services.rpc.outbox import Outbox
+from services.rpc.outbox import Lane, Outbox
 from services.rpc.outgoing import OutgoingCalls
 
 log = logging.getLogger(__name__)
 
 PROTOCOL_VERSION: Final = 1
-FEATURES: Final[tuple[str, ...]] = ()
+SPANS: Final = "spans"
+"""The feature of a router that takes its workers' spans, and of a worker that has some."""
 
 Handler = Callable[[frame_pb2.Frame], None]
 
@@ -58,8 +59,8 @@ class Mux:
     """One end of a multiplexed stream.
 
     `serves` answers the calls that the peer opens; without it, this end opens calls, and is itself an `Inference`: the
-    remote one. `wake` is called when there is something to take, or the mux has closed. `defer` runs a function soon,
-    outside the present call stack.
+    remote one. `take_spans` takes the peer's spans; without it, this end does not ask for any. `wake` is called when
+    there is something to take, or the mux has closed. `defer` runs a function soon, outside the present call stack.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Mux:
         events: SessionEvents,
         serves: Inference | None = None,
         limits: MuxLimits = DEFAULT_LIMITS,
+        take_spans: Callable[[span_pb2.Spans], None] | None = None,
     ) -> None:
         self._wake = wake
         self._defer = defer
@@ -88,7 +90,14 @@ class Mux:
             "report": lambda frame: events.report(frame.report),
             "stop": lambda frame: events.stop(frame_pb2.Stop.FromString(frame.stop.SerializeToString())),
         }
-        hello = frame_pb2.Hello(version=PROTOCOL_VERSION, features=FEATURES, agent=agent)
+        hello = frame_pb2.Hello(version=PROTOCOL_VERSION, agent=agent)
+        self.takes_spans = False
+        """Whether the peer, a router, wants spans."""
+        self._spans = Lane(0)  # not among the control frames: no token is to wait for many spans
+        if take_spans is not None:
+            self._handlers["spans"] = lambda frame: take_spans(frame.spans)
+        if take_spans is not None or serves is not None:
+            hello.features.append(SPANS)
         self._outgoing: OutgoingCalls | None = None
         self._incoming: IncomingCalls | None = None
         if serves is None:
@@ -159,6 +168,7 @@ class Mux:
         """The stream is gone, or is to go: ends every call, those that we opened with the error."""
         if self.closed is None:
             self.closed = error
+            self.takes_spans = False
             if self._outgoing is not None:
                 self._outgoing.close(error)
             if self._incoming is not None:
@@ -181,6 +191,13 @@ class Mux:
     def report(self, report: frame_pb2.Report) -> None:
         """Tells the peer, a router, how this worker is doing."""
         self._outbox.control(0, report)
+
+    def send_spans(self, spans: span_pb2.Spans) -> bool:
+        """Tells the peer, a router, of spans; False if it takes none, or has not read the last ones."""
+        if not self.takes_spans or self._spans.items:
+            return False
+        self._outbox.put(self._spans, spans)
+        return True
 
     def stop(self, why: str) -> None:
         """Wishes that the peer, a worker, finish its open calls in its own time, and end."""
@@ -207,6 +224,7 @@ class Mux:
             raise ProtocolViolationError("a second hello, or one without a version")
         # A copy: the frame belongs to a message that would otherwise stay in memory with it.
         self._peer = frame_pb2.Hello.FromString(frame.hello.SerializeToString())
+        self.takes_spans = self._incoming is not None and SPANS in self._peer.features
         self._events.hello(self._peer)
 
     def _on_ping(self, frame: frame_pb2.Frame) -> None:

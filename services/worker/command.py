@@ -24,6 +24,7 @@ from services.worker.config import WorkerConfig, default_home
 from services.worker.ending import Exit, WorkerFailedError
 from services.worker.launch import free_port
 from services.worker.main import serve
+from services.worker.otlp import ANY_PORT, PLACEHOLDER
 
 
 def main(argv: Sequence[str]) -> int:
@@ -90,6 +91,9 @@ def parse(argv: Sequence[str]) -> tuple[WorkerConfig, str]:
         _parser().error("give --vllm-url, --vllm-command, or both")
     if not _is_server_url(url):
         _parser().error(f"--vllm-url must be http://HOST:PORT, https://HOST:PORT or unix:/PATH, not {url!r}")
+    otlp = options.otlp_address
+    if otlp is None and any(PLACEHOLDER in word for word in command):
+        otlp = ANY_PORT
     config = WorkerConfig(
         routers=routers,
         endpoint=options.endpoint,
@@ -103,6 +107,7 @@ def parse(argv: Sequence[str]) -> tuple[WorkerConfig, str]:
         max_calls=options.max_calls,
         grace=options.grace,
         attach_timeout=options.attach_timeout,
+        otlp_address=otlp or "",
         job_id=options.job_id,
         job_end=options.job_end,
         drain_before=options.drain_before or 2 * options.grace,
@@ -137,7 +142,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--vllm-command",
         metavar="COMMAND",
-        help="launch this vLLM and keep it running; {port} stands for a free port, unless --vllm-url is given too",
+        help="launch this vLLM and keep it running; {port} stands for a free port, unless --vllm-url is given too; "
+        "{otlp} in `--otlp-traces-endpoint {otlp}` for where this worker takes its spans",
     )
     add("--vllm-log", metavar="FILE", type=Path, help="where the launched vLLM's output goes (default: with ours)")
     add(
@@ -145,6 +151,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         type=_positive(int),
         help="end when the launched vLLM has failed N times in a row (default: never, start it again)",
+    )
+    add(
+        "--otlp-address",
+        metavar="HOST:PORT",
+        type=_host_and_port,
+        help="where to take the spans of a vLLM, by OTLP over gRPC, for the routers to export (default: nowhere; any "
+        "port of loopback for a --vllm-command with {otlp})",
     )
     add(
         "--router",
@@ -194,6 +207,13 @@ def _parser() -> argparse.ArgumentParser:
         add(name, metavar="SECONDS", type=_positive(float), default=default, help=f"{text} (default: %(default)s)")
     add("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="(default: %(default)s)")
     return parser
+
+
+def _host_and_port(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) >= 2**16:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
+    return text
 
 
 class _positive:  # noqa: N801 - argparse shows the name of a type in its errors

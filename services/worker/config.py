@@ -37,6 +37,10 @@ class WorkerConfig:
     grace: float = 30.0
     attach_timeout: float | None = None
     """How long the worker tries to attach to a first router; None means for ever."""
+    otlp_address: str = ""
+    """Where vLLM's spans are taken, `host:port`, for `{otlp}` in the command and for attached ones; empty means
+    nowhere.
+    """
     job_id: str = ""
     job_end: float | None = None
     """When all that runs in the job ends, seconds since 1970; None means never."""

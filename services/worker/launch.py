@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -26,16 +27,23 @@ _SETTLED: Final = 60.0
 
 class Launcher:
     """One vLLM as a child process. Its output goes to `log_file`, or with ours if there is none. After `restarts`
-    failures in a row it is given up; None means never.
+    failures in a row it is given up; None means never. `environment` is what it gets beside ours.
 
     `log_begins` is where in its file the log of the present run begins. `failed` is what its last run ended with, as a
     sentence, from then until it serves again.
     """
 
     def __init__(
-        self, command: tuple[str, ...], log_file: Path | None, *, grace: float, restarts: int | None = None
+        self,
+        command: tuple[str, ...],
+        log_file: Path | None,
+        *,
+        grace: float,
+        restarts: int | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._command = command
+        self._environment = {**os.environ, **(environment or {})}
         self._log_file = log_file
         self._grace = grace
         self._restarts = restarts
@@ -104,6 +112,7 @@ class Launcher:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                env=self._environment,
                 # A session of its own: vLLM's engine is a child of its server, and is to be reached by one signal; and
                 # Ctrl-C in a terminal is to reach the worker alone, which drains first.
                 start_new_session=True,

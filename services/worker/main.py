@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib.metadata
 import logging
+import os
 import secrets
 import time
 from collections.abc import Coroutine
@@ -14,6 +15,7 @@ from typing import Any, Final
 from weft.session.v1 import frame_pb2
 
 from services.core.errors import Reason, ServiceError
+from services.core.tracing import Tracer
 from services.rpc.attachment import Attachment, RefusedError
 from services.rpc.limits import MuxLimits
 from services.upstream.http import HttpInference, open_session
@@ -21,8 +23,11 @@ from services.worker.config import WorkerConfig
 from services.worker.credential import credential_of
 from services.worker.ending import Ending, Exit, WorkerFailedError, calls_until, refused
 from services.worker.launch import Launcher
+from services.worker.otlp import PLACEHOLDER, OtlpReceiver, environment
 from services.worker.probe import Probe
+from services.worker.span_relay import SpanRelay
 from services.worker.status import Status
+from services.worker.traced import FOLLOWS, TracedInference
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +63,10 @@ class Worker:
         self._status = Status(config)
         http = open_session(config.vllm_url)
         self._vllm = HttpInference(http, config.vllm_url, what="vLLM", bounds=config.bounds)
-        self._launcher: Launcher | None = None
-        if config.vllm_command:
-            self._launcher = Launcher(
-                config.vllm_command, config.vllm_log, grace=config.grace, restarts=config.vllm_restarts
-            )
+        self._attachments: list[Attachment] = []
+        self._spans = SpanRelay(self._attachments)
+        self._otlp = OtlpReceiver(config.otlp_address, self._spans.take_otlp) if config.otlp_address else None
+        self._launcher = self._make_launcher() if config.vllm_command else None
         self._probe = Probe(
             http,
             config.vllm_url,
@@ -72,14 +76,15 @@ class Worker:
             gone=self._vllm.end_calls,
             progress=self._launcher.progress if self._launcher is not None else None,
         )
-        self._attachments = [
+        inference = TracedInference(self._vllm, Tracer(self._spans, FOLLOWS), self._spans)
+        self._attachments += [
             Attachment(
                 router,
                 endpoint=config.endpoint,
                 instance=instance,
                 credential=credential,
                 agent=AGENT,
-                inference=self._vllm,
+                inference=inference,
                 limits=MuxLimits(max_calls=config.max_calls),
                 report=lambda: self._status.report(self._probe.report),
                 owner=self,
@@ -88,8 +93,21 @@ class Worker:
             for router in config.routers
         ]
 
+    def _make_launcher(self) -> Launcher:
+        config, url = self._config, self._otlp.url if self._otlp is not None else ""
+        return Launcher(
+            tuple(word.replace(PLACEHOLDER, url) for word in config.vllm_command),
+            config.vllm_log,
+            grace=config.grace,
+            restarts=config.vllm_restarts,
+            environment=environment(os.environ) if url else {},
+        )
+
     async def run(self) -> None:
         """See `serve`."""
+        if self._otlp is not None:
+            await self._otlp.start()
+            log.info("taking vLLM's spans at %s", self._otlp.url)
         work: list[Coroutine[Any, Any, object]] = [self._probe.run(), self._watch()]
         work += [attachment.run() for attachment in self._attachments]
         if self._launcher is not None:
@@ -106,6 +124,9 @@ class Worker:
 
     async def close(self) -> None:
         """Lets go of vLLM."""
+        self._spans.close()
+        if self._otlp is not None:
+            await self._otlp.stop()
         await self._vllm.close()
 
     # Why it ends
@@ -113,6 +134,7 @@ class Worker:
     def attached(self, router: str) -> None:
         """See `Owner.attached`."""
         self._attached_once.set()
+        self._spans.wake()
 
     def stop(self, stop: frame_pb2.Stop) -> None:
         """See `Owner.stop`."""
@@ -187,9 +209,16 @@ class Worker:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_FAREWELL):
                     await self._settled()
+        await self._send_last_spans()
         await asyncio.gather(*(attachment.leave() for attachment in self._attachments))
         if ending.failure is not None:
             raise ending.failure
+
+    async def _send_last_spans(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FAREWELL):
+                while self._spans.flush():
+                    await self._settled()
 
     async def _settle(self, grace: float) -> bool:
         """Whether the open calls finish within `grace`. A signal in the meantime, as a scheduler sends before it kills,
