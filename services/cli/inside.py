@@ -9,6 +9,8 @@ from contextlib import ExitStack
 
 from services.cli.settings import INSIDE, load
 from services.runtime.collector import calm
+from services.runtime.loop_lag import watching_lag
+from services.runtime.metrics import MetricsConfig, serving_metrics
 from services.runtime.process import Process
 from services.runtime.readiness import Announcer
 from services.runtime.telemetry.config import TracingConfig
@@ -34,7 +36,6 @@ class InsideServices:
         config = load({**os.environ, **self._environ})
         calm()
         tls = config.section("tls", TlsConfig)
-        announcer = self._announcer = Announcer(config.home, tls=tls.directory)
         awaited = set(INSIDE)
         all_ready = asyncio.Event()
 
@@ -44,10 +45,20 @@ class InsideServices:
             if not awaited:
                 all_ready.set()
 
+        metrics = config.section("metrics", MetricsConfig)
+        served = self._telemetry.enter_context(serving_metrics(metrics.host, metrics.port))
         traced = tracing(config.section("tracing", TracingConfig), config.home, "weft")
         tracer = self._telemetry.enter_context(traced)
-        self._process = Process(home=config.home, ready=ready, grace=self._grace, tls=tls, tracer=tracer)
-        self._serving = asyncio.ensure_future(serve_all(config.sections, self._process))
+        announcer = self._announcer = Announcer(config.home, metrics=served.address, tls=tls.directory)
+        process = self._process = Process(
+            home=config.home, ready=ready, grace=self._grace, tls=tls, tracer=tracer, metrics=served.page
+        )
+
+        async def measured() -> None:
+            async with watching_lag(process.metrics):
+                await serve_all(config.sections, process)
+
+        self._serving = asyncio.ensure_future(measured())
         waiting = asyncio.ensure_future(all_ready.wait())
         await asyncio.wait({self._serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()

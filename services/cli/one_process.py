@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from services.auth import main as auth
@@ -50,7 +51,7 @@ async def _serving(service: str, serve: Serve, outer: Process) -> AsyncIterator[
         outer.ready(name, address)
         is_ready.set()
 
-    process = Process(home=outer.home, ready=ready, grace=outer.grace, tls=outer.tls, tracer=outer.tracer)
+    process = replace(outer, ready=ready, stopping=asyncio.Event())
     task = asyncio.ensure_future(serve(process))
     waiting = asyncio.ensure_future(is_ready.wait())
     try:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from services.core.measures import Page
 from services.core.tracing import Tracer
 from services.runtime.tls import TlsConfig
 
@@ -14,7 +15,8 @@ from services.runtime.tls import TlsConfig
 @dataclass(frozen=True, slots=True)
 class Process:
     """The surroundings of one service: where its state lives, when to stop, whom to tell that it is ready,
-    how it and the other parts of the mesh know each other, what it traces with, if anything is traced.
+    how it and the other parts of the mesh know each other, what it traces with, if anything is traced,
+    and where it shows its metrics, if anything is counted.
 
     A service is a coroutine `serve(config, process)`: it starts its parts, calls `ready` with its name and address,
     waits for `stopping`, and stops its parts in order within `grace` seconds.
@@ -26,3 +28,4 @@ class Process:
     grace: float = 30.0
     tls: TlsConfig = field(default_factory=TlsConfig)
     tracer: Tracer | None = None
+    metrics: Page | None = None

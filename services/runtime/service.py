@@ -11,6 +11,7 @@ from services.rpc.server import AddressInUseError
 from services.runtime.collector import calm
 from services.runtime.lifecycle import EXPLAINED, Serve, run
 from services.runtime.logging import LogConfig, set_up_logging
+from services.runtime.loop_lag import watching_lag
 from services.runtime.metrics import MetricsConfig, serving_metrics
 from services.runtime.process import Process
 from services.runtime.readiness import Announcer
@@ -40,12 +41,17 @@ def run_service(
     """
     set_up_logging(name, log)
     calm()
-    with serving_metrics(metrics.host, metrics.port) as address, traced(tracing, home, name) as tracer:
-        announcer = Announcer(home, ready_fd=ready_fd, metrics=address, tls=tls.directory)
-        process = Process(home=home, ready=announcer.ready, grace=grace, tls=tls, tracer=tracer)
+    with serving_metrics(metrics.host, metrics.port) as served, traced(tracing, home, name) as tracer:
+        announcer = Announcer(home, ready_fd=ready_fd, metrics=served.address, tls=tls.directory)
+        process = Process(home=home, ready=announcer.ready, grace=grace, tls=tls, tracer=tracer, metrics=served.page)
+
+        async def measured(process: Process) -> None:
+            async with watching_lag(process.metrics):
+                await serve(process)
+
         return run(
             name,
-            serve,
+            measured,
             announcer,
             process,
             loop_factory=uvloop.new_event_loop,
