@@ -48,8 +48,8 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class MeshOptions:
-    """What mesh a test wants. `auth`, `registry`, `router`, `facade` and `launcher` are settings of their sections in
-    weft.yaml; `sim` and `worker` are command-line flags; `services` are those to start, the launcher only where it is
+    """What mesh a test wants. `auth`, `registry`, `router`, `facade`, `launcher` and `tracing` are settings of their
+    sections in weft.yaml; `sim` and `worker` are command-line flags; `services` are those to start, the launcher only where it is
     named; `grace` is in seconds. With `mtls`, its parts know each other by certificates.
     """
 
@@ -60,6 +60,7 @@ class MeshOptions:
     router: Settings = field(default_factory=dict)
     facade: Settings = field(default_factory=dict)
     launcher: Settings = field(default_factory=dict)
+    tracing: Settings = field(default_factory=dict)
     sim: Sequence[str] = ()
     worker: Sequence[str] = ()
     endpoints: Sequence[str] = (ENDPOINT,)
@@ -291,6 +292,7 @@ class Mesh:
         return {
             "metrics": {"port": 0},
             "tls": {"directory": self.tls.directory},
+            "tracing": options.tracing,
             "auth": {"address": auth, "bootstrap_keys": KEYS, **options.auth},
             "registry": {"address": registry, "auth_address": auth, "seed": seed, **options.registry},
             "router": {

@@ -1,0 +1,96 @@
+"""OTLP that others send, as spans: what a vLLM tells of a call, relayed by its worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Final
+
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import Span as PbSpan
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
+
+from services.core.tracing import Attributes, AttributeValue, Event, Kind, Span, TraceContext
+from services.core.weft_attributes import ERROR_TYPE
+
+MOST: Final = 128
+"""Attributes of a span, and events, as many as the SDK's own limit; the others are left out."""
+LONGEST: Final = 4096
+"""Characters of a text."""
+
+_KINDS: Final[Mapping[int, Kind]] = {kind.value: kind for kind in Kind}
+
+
+def spans_of(payload: bytes, service: str, resource: Attributes) -> list[Span]:
+    """The spans of an `ExportTraceServiceRequest`, as those of that service and resource: what the sender says of
+    itself is not believed. Spans without ids are left out, and what is too much of the others. Raises ValueError for
+    what is no such message.
+    """
+    try:
+        request = ExportTraceServiceRequest.FromString(payload)
+    except DecodeError as error:
+        raise ValueError("not an ExportTraceServiceRequest of OTLP") from error
+    return [
+        _span(span, service, resource)
+        for of_resource in request.resource_spans
+        for scope in of_resource.scope_spans
+        for span in scope.spans
+        if len(span.trace_id) == 16 and len(span.span_id) == 8 and any(span.trace_id) and any(span.span_id)
+    ]
+
+
+def _span(span: PbSpan, service: str, resource: Attributes) -> Span:
+    attributes = _attributes(span.attributes)
+    state = span.trace_state if len(span.trace_state) <= 512 else ""
+    return Span(
+        context=TraceContext(span.trace_id.hex(), span.span_id.hex(), True, state),
+        parent_id=span.parent_span_id.hex() if len(span.parent_span_id) == 8 else "",
+        name=span.name[:LONGEST],
+        service=service,
+        kind=_KINDS.get(span.kind, Kind.INTERNAL),
+        start_ns=span.start_time_unix_nano,
+        end_ns=max(span.start_time_unix_nano, span.end_time_unix_nano),
+        attributes=attributes,
+        events=tuple(
+            Event(event.name[:LONGEST], event.time_unix_nano, _attributes(event.attributes))
+            for event in islice(span.events, MOST)
+        ),
+        error=_error(span.status, attributes),
+        resource=resource,
+    )
+
+
+def _error(status: Status, attributes: Attributes) -> str:
+    if status.code != Status.STATUS_CODE_ERROR:
+        return ""
+    return status.message[:LONGEST] or str(attributes.get(ERROR_TYPE, "error"))
+
+
+def _attributes(pairs: Iterable[KeyValue]) -> Attributes:
+    return dict(_known(islice(pairs, MOST)))
+
+
+def _known(pairs: Iterable[KeyValue]) -> Iterator[tuple[str, AttributeValue]]:
+    for pair in pairs:
+        value = _value(pair.value)
+        if value is not None:
+            yield pair.key[:LONGEST], value
+
+
+def _value(value: AnyValue) -> AttributeValue | None:
+    """None for what has no place in a `Span`: bytes, and trees."""
+    match value.WhichOneof("value"):
+        case "string_value":
+            return value.string_value[:LONGEST]
+        case "bool_value":
+            return value.bool_value
+        case "int_value":
+            return value.int_value
+        case "double_value":
+            return value.double_value
+        case "array_value":
+            return tuple(str(_value(one)) for one in islice(value.array_value.values, MOST))
+        case _:
+            return None
