@@ -49,8 +49,8 @@ Settings = Mapping[str, Any]
 @dataclass(frozen=True, slots=True)
 class MeshOptions:
     """What mesh a test wants. `auth`, `registry`, `router`, `facade`, `launcher` and `tracing` are settings of their
-    sections in weft.yaml; `sim` and `worker` are command-line flags; `services` are those to start, the launcher only where it is
-    named; `grace` is in seconds. With `mtls`, its parts know each other by certificates.
+    sections in weft.yaml; `sim` and `worker` are command-line flags; `services` are those to start, the launcher only
+    where it is named; `grace` is in seconds. With `mtls`, its parts know each other by certificates.
     """
 
     workers: int = 1
