@@ -8,12 +8,15 @@ import sys
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+from services.core import tracing
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 def extras(record: logging.LogRecord) -> dict[str, Any]:
-    """What the caller gave as `extra`."""
-    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+    """What the caller gave as `extra`, and the span in whose course it was said."""
+    given = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+    return given if "trace_id" in given else {**given, **tracing.log_fields(tracing.current.get())}
 
 
 class JsonFormatter(logging.Formatter):

@@ -10,6 +10,8 @@ from typing import Any, Literal, TextIO
 import msgspec
 import structlog
 
+from services.core import tracing
+
 Level = Literal["debug", "info", "warning", "error"]
 
 
@@ -22,13 +24,17 @@ class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def set_up_logging(service: str, config: LogConfig, stream: TextIO | None = None) -> None:
-    """Sends all logging to standard error, with the service's name in every line."""
+    """Sends all logging to standard error, with the service's name in every line, and the span in whose course it was
+    said.
+    """
     stream = stream or sys.stderr
     as_text = config.format == "text" or (config.format == "auto" and stream.isatty())
 
-    def name_service(_: Any, __: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    def name_origin(_: Any, __: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         entry["service"] = service
         entry.pop("color_message", None)  # uvicorn says everything twice
+        if "trace_id" not in entry:
+            entry.update(tracing.log_fields(tracing.current.get()))
         return entry
 
     shared: list[Any] = [
@@ -36,7 +42,7 @@ def set_up_logging(service: str, config: LogConfig, stream: TextIO | None = None
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="%H:%M:%S" if as_text else "iso", utc=not as_text, key="time"),
-        name_service,
+        name_origin,
     ]
     rendering: list[Any] = (
         [

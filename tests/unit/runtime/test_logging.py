@@ -8,6 +8,7 @@ from typing import TextIO
 
 import pytest
 
+from services.core import tracing
 from services.runtime.json_log import set_up_plain_logging
 from services.runtime.logging import LogConfig, set_up_logging
 
@@ -87,3 +88,21 @@ def test_what_is_below_the_level_is_left_out(set_up: SetUp) -> None:
     set_up(stream)
     logging.getLogger("services.some").debug("small talk")
     assert stream.getvalue() == ""
+
+
+def test_a_line_bears_the_ids_of_the_span_in_whose_course_it_is_said(set_up: SetUp) -> None:
+    stream = io.StringIO()
+    set_up(stream)
+    log = logging.getLogger("services.some")
+    here, other = tracing.new_root(sampled=True), tracing.new_root(sampled=True)
+    token = tracing.current.set(here)
+    try:
+        log.info("in its course")
+        log.info("of another", extra=tracing.log_fields(other))
+    finally:
+        tracing.current.reset(token)
+    log.info("outside")
+    own, told, outside = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert (own["trace_id"], own["span_id"]) == (here.trace_id, here.span_id)
+    assert (told["trace_id"], told["span_id"]) == (other.trace_id, other.span_id)
+    assert "trace_id" not in outside
