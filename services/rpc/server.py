@@ -10,6 +10,7 @@ from grpc_reflection.v1alpha import reflection
 
 from services.rpc.boundary import Boundary
 from services.rpc.channel import SERVER_OPTIONS
+from services.rpc.meter import RpcMeter
 from services.rpc.server_tls import TlsListener
 
 Register = Callable[[grpc.aio.Server], None]
@@ -22,7 +23,8 @@ class AddressInUseError(Exception):
 
 class GrpcServer:
     """Serves `services` (full names, for health and reflection) on one address, by mutual TLS if there are
-    `credentials`, and on a second one if there is `tls`. Health is NOT_SERVING until `set_ready(True)`.
+    `credentials`, and on a second one if there is `tls`. Health is NOT_SERVING until `set_ready(True)`. A
+    `meter` counts RPCs.
 
     Raises `AddressInUseError`, or ARGUMENT_INVALID for a certificate that cannot be shown.
     """
@@ -36,10 +38,13 @@ class GrpcServer:
         *,
         credentials: grpc.ServerCredentials | None = None,
         tls: TlsListener | None = None,
+        meter: RpcMeter | None = None,
     ) -> None:
         self._services = ("", *services)
         self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(interceptors=(boundary,), options=SERVER_OPTIONS)
+        self._server = grpc.aio.server(
+            interceptors=(boundary,) if meter is None else (meter, boundary), options=SERVER_OPTIONS
+        )
         for add in register:
             add(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ from services.core.errors import Reason, ServiceError
 
 _DRIVERS: Final = {"postgresql": "postgresql+asyncpg", "sqlite": "sqlite+aiosqlite"}
 _LOCK: Final = 0x77656674  # "weft": two services that start at once on one PostgreSQL must not both migrate.
+failures: Final = Counter[Reason]()
+"""How often a database has not answered, by what its service says then; for `store_metrics`."""
 _turns: Final = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]()
 """Alembic keeps what it migrates in globals: two services of one process must not do so in each other's pauses."""
 
@@ -99,6 +102,7 @@ def explained(reason: Reason, message: str) -> Iterator[None]:
     except (IntegrityError, ProgrammingError):
         raise
     except (DBAPIError, PoolTimeoutError, OSError) as error:
+        failures[reason] += 1
         raise ServiceError(reason, message) from error
 
 
