@@ -60,12 +60,12 @@ class TraceContext(msgspec.Struct, frozen=True, gc=False):
 
 def new_span_id() -> str:
     """A random id, never all zeros, which means none."""
-    return f"{_random.getrandbits(64) or 1:016x}"
+    return (_random.getrandbits(64) or 1).to_bytes(8, "big").hex()
 
 
 def new_root(*, sampled: bool) -> TraceContext:
     """The place of a span that begins a trace."""
-    return TraceContext(f"{_random.getrandbits(128) or 1:032x}", new_span_id(), sampled)
+    return TraceContext((_random.getrandbits(128) or 1).to_bytes(16, "big").hex(), new_span_id(), sampled)
 
 
 def parse(traceparent: str | None, tracestate: str = "") -> TraceContext | None:
@@ -161,14 +161,14 @@ class Allowance:
         self._left = self._most
         self._at = clock()
 
-    def take(self) -> bool:
-        """Whether there is one more."""
+    def take(self, count: float = 1.0) -> bool:
+        """Whether there are so many more."""
         now = self._clock()
         self._left = min(self._most, self._left + (now - self._at) * self._per_second)
         self._at = now
-        if self._left < 1.0:
+        if self._left < count:
             return False
-        self._left -= 1.0
+        self._left -= count
         return True
 
 

@@ -11,6 +11,8 @@ import msgspec
 from weft.session.v1 import frame_pb2, session_pb2
 
 from services.core.errors import Reason, ServiceError
+from services.core.tracing import Tracer
+from services.router.backends.worker_spans import WorkerSpans
 from services.router.revoked import RevokedTokens, grounds
 from services.router.roster import Roster
 from services.router.targets import Server
@@ -29,9 +31,10 @@ _LONGEST_WORDS: Final = 500
 class Sessions:
     """The sessions of this router, by endpoint and instance."""
 
-    def __init__(self, roster: Roster, *, agent: str) -> None:
+    def __init__(self, roster: Roster, *, agent: str, tracer: Tracer | None = None) -> None:
         self._roster = roster
         self._agent = agent
+        self._tracer = tracer
         self._sessions: dict[tuple[str, str], Session] = {}
         self._revoked = RevokedTokens()
 
@@ -50,7 +53,7 @@ class Sessions:
         if (former := self._sessions.get(key)) is not None:
             # The worker dials again although we have not noticed that its last stream is dead.
             former.end(ServiceError(Reason.WORKER_LOST))
-        session = Session(self._roster, claims, peer, agent=self._agent)
+        session = Session(self._roster, claims, peer, agent=self._agent, tracer=self._tracer)
         self._sessions[key] = session
         try:
             await session.run(stream)
@@ -101,7 +104,9 @@ class Sessions:
 class Session:
     """One attached worker."""
 
-    def __init__(self, roster: Roster, claims: SessionClaims, peer: str, *, agent: str) -> None:
+    def __init__(
+        self, roster: Roster, claims: SessionClaims, peer: str, *, agent: str, tracer: Tracer | None = None
+    ) -> None:
         self.key = (claims.endpoint, claims.instance)
         self.claims = claims
         self.expires_at = claims.expires_at
@@ -110,7 +115,13 @@ class Session:
         self._peer = peer
         self._connected_at = time.time()
         self._refused: ServiceError | None = None
-        self.link = Link(agent=agent, message=session_pb2.ConnectResponse, events=self)
+        spans = WorkerSpans(tracer, claims.endpoint, claims.instance) if tracer is not None else None
+        self.link = Link(
+            agent=agent,
+            message=session_pb2.ConnectResponse,
+            events=self,
+            take_spans=spans.take if spans is not None else None,
+        )
         self._server = Server(claims.endpoint, claims.instance, self.link.mux, serves=claims.serves, start=claims.start)
 
     async def run(self, stream: MessageStream) -> None:
