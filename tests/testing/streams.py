@@ -10,7 +10,7 @@ from typing import Self
 
 import grpc
 from weft.inference.v1 import inference_pb2
-from weft.session.v1 import frame_pb2
+from weft.session.v1 import frame_pb2, span_pb2
 
 from services.core.errors import Reason, ServiceError
 from services.core.inference import Call, Head, Inference, Receiver, Request
@@ -154,7 +154,12 @@ class Events:
 class End:
     """A `Mux`, and the messages on their way to it: `send` encodes one, `deliver` decodes one at the other end."""
 
-    def __init__(self, serves: Inference | None = None, limits: MuxLimits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self,
+        serves: Inference | None = None,
+        limits: MuxLimits = DEFAULT_LIMITS,
+        take_spans: Callable[[span_pb2.Spans], None] | None = None,
+    ) -> None:
         self.events = Events()
         self.deferred: deque[Callable[[], None]] = deque()
         self.arriving: deque[bytes] = deque()
@@ -166,6 +171,7 @@ class End:
             events=self.events,
             serves=serves,
             limits=limits,
+            take_spans=take_spans,
         )
 
     def _wake(self) -> None:
