@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from weft.session.v1 import span_pb2
@@ -36,61 +37,28 @@ def add_span(spans: span_pb2.Spans, span: Span) -> None:
 
 
 def read_span(proto: span_pb2.Span, *, service: str, resource: Attributes) -> Span:
-    """A span that a worker sent, of which the router says whose it is. Raises ValueError if its ids are none."""
+    """A span that a worker sent, of which the router says whose it is; shortened to what one may hold, as workers are
+    others' machines, and spans wait in memory. Raises ValueError if its ids are none.
+    """
     if len(proto.trace_id) != 16 or len(proto.span_id) != 8 or len(proto.parent_span_id) not in (0, 8):
         raise ValueError("a span with ids of another length")
-    return bounded(
-        Span(
-            # Whoever sent it has kept it, sampled or not.
-            context=TraceContext(proto.trace_id.hex(), proto.span_id.hex(), True, proto.trace_state),
-            parent_id=proto.parent_span_id.hex(),
-            name=proto.name,
-            service=service,
-            kind=_KINDS.get(proto.kind, Kind.INTERNAL),
-            start_ns=proto.start_time_unix_nano,
-            end_ns=proto.end_time_unix_nano,
-            attributes=_from_protos(proto.attributes[:_MOST_ATTRIBUTES]),
-            events=tuple(
-                Event(event.name, event.time_unix_nano, _from_protos(event.attributes[:_MOST_ATTRIBUTES]))
-                for event in proto.events[:_MOST_EVENTS]
-            ),
-            error=proto.error,
-            resource=resource,
-        )
-    )
-
-
-def bounded(span: Span) -> Span:
-    """The span, shortened to what one may hold: workers are others' machines, and spans wait in memory."""
     return Span(
-        context=span.context,
-        parent_id=span.parent_id,
-        name=span.name[:_LONGEST_TEXT],
-        service=span.service,
-        kind=span.kind,
-        start_ns=span.start_ns,
-        end_ns=span.end_ns,
-        attributes=_shortened(span.attributes),
+        # Whoever sent it has kept it, sampled or not.
+        context=TraceContext(proto.trace_id.hex(), proto.span_id.hex(), True, _short(proto.trace_state)),
+        parent_id=proto.parent_span_id.hex(),
+        name=_short(proto.name),
+        service=service,
+        kind=_KINDS.get(proto.kind, Kind.INTERNAL),
+        start_ns=proto.start_time_unix_nano,
+        end_ns=max(proto.start_time_unix_nano, proto.end_time_unix_nano),
+        attributes=_from_protos(proto.attributes),
         events=tuple(
-            Event(event.name[:_LONGEST_TEXT], event.time_ns, _shortened(event.attributes))
-            for event in span.events[:_MOST_EVENTS]
+            Event(_short(event.name), event.time_unix_nano, _from_protos(event.attributes))
+            for event in proto.events[:_MOST_EVENTS]
         ),
-        error=span.error[:_LONGEST_TEXT],
-        resource=_shortened(span.resource),
+        error=_short(proto.error),
+        resource=resource,
     )
-
-
-def _shortened(attributes: Attributes) -> Attributes:
-    few = list(attributes.items())[:_MOST_ATTRIBUTES]
-    return {name[:_LONGEST_TEXT]: _short(value) for name, value in few}
-
-
-def _short(value: AttributeValue) -> AttributeValue:
-    if isinstance(value, str):
-        return value[:_LONGEST_TEXT]
-    if isinstance(value, tuple):
-        return tuple(text[:_LONGEST_TEXT] for text in value[:_MOST_ATTRIBUTES])
-    return value
 
 
 def _to_protos(attributes: Attributes) -> list[span_pb2.Attribute]:
@@ -109,8 +77,8 @@ def _to_proto(name: str, value: AttributeValue) -> span_pb2.Attribute:
     return span_pb2.Attribute(name=name, texts=span_pb2.Texts(values=value))
 
 
-def _from_protos(attributes: list[span_pb2.Attribute]) -> dict[str, AttributeValue]:
-    return {attribute.name: _from_proto(attribute) for attribute in attributes}
+def _from_protos(attributes: Sequence[span_pb2.Attribute]) -> dict[str, AttributeValue]:
+    return {_short(attribute.name): _from_proto(attribute) for attribute in attributes[:_MOST_ATTRIBUTES]}
 
 
 def _from_proto(attribute: span_pb2.Attribute) -> AttributeValue:
@@ -122,6 +90,10 @@ def _from_proto(attribute: span_pb2.Attribute) -> AttributeValue:
         case "truth":
             return attribute.truth
         case "texts":
-            return tuple(attribute.texts.values)
+            return tuple(map(_short, attribute.texts.values[:_MOST_ATTRIBUTES]))
         case _:
-            return attribute.text
+            return _short(attribute.text)
+
+
+def _short(text: str) -> str:
+    return text[:_LONGEST_TEXT]

@@ -16,7 +16,7 @@ from services.core.catalogue import Catalogue, Endpoint, HttpBackend
 from services.core.deadlines import Bounds
 from services.core.errors import Reason, ServiceError
 from services.router.roster import Roster
-from services.router.targets import Server
+from services.router.targets import HTTP, Server
 from services.upstream.http import HttpInference, open_session
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class HttpEndpoints:
         inference = HttpInference(
             open_session(backend.url), backend.url, what=f"'{endpoint.name}'", bounds=bounds, api_key=_api_key(backend)
         )
-        server = Server(endpoint.name, backend.url, inference, ready=True)
+        server = Server(endpoint.name, backend.url, inference, ready=True, carrier=HTTP)
         self._roster.add(server)
         return _Attached(endpoint, server, inference)
 

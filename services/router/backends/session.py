@@ -15,7 +15,7 @@ from services.core.tracing import Tracer
 from services.router.backends.worker_spans import WorkerSpans
 from services.router.revoked import RevokedTokens, grounds
 from services.router.roster import Roster
-from services.router.targets import Server
+from services.router.targets import GLOBUS_TASK, Server
 from services.rpc.limits import ProtocolViolationError
 from services.rpc.link import Link, MessageStream
 from services.rpc.revocations import Revocation, RevocationKind
@@ -26,6 +26,8 @@ _LARGEST_REPORT: Final = 256 * 1024
 """Bytes: a few hundred models. Whoever lists the sessions gets the reports of all in one message."""
 
 _LONGEST_WORDS: Final = 500
+_TASKS: Final = "weft-tasks/"
+"""How the launcher calls itself where it stands in for a worker whose calls travel as tasks."""
 
 
 class Sessions:
@@ -166,6 +168,8 @@ class Session:
 
     def hello(self, hello: frame_pb2.Hello) -> None:
         """The worker's report follows; it takes no calls before."""
+        if hello.agent.startswith(_TASKS):
+            self._server.carrier = GLOBUS_TASK
 
     def drain(self) -> None:
         """The worker is shutting down, or is to; its open calls finish."""

@@ -23,22 +23,22 @@ LONGEST: Final = 4096
 _KINDS: Final[Mapping[int, Kind]] = {kind.value: kind for kind in Kind}
 
 
-def spans_of(payload: bytes, service: str, resource: Attributes) -> list[Span]:
+def spans_of(payload: bytes, service: str, resource: Attributes) -> Iterator[Span]:
     """The spans of an `ExportTraceServiceRequest`, as those of that service and resource: what the sender says of
-    itself is not believed. Spans without ids are left out, and what is too much of the others. Raises ValueError for
+    itself is not believed. Made one by one, so that whoever has enough of them need not make the others. Spans without ids are left out, and what is too much of the others. Raises ValueError for
     what is no such message.
     """
     try:
         request = ExportTraceServiceRequest.FromString(payload)
     except DecodeError as error:
         raise ValueError("not an ExportTraceServiceRequest of OTLP") from error
-    return [
+    return (
         _span(span, service, resource)
         for of_resource in request.resource_spans
         for scope in of_resource.scope_spans
         for span in scope.spans
         if len(span.trace_id) == 16 and len(span.span_id) == 8 and any(span.trace_id) and any(span.span_id)
-    ]
+    )
 
 
 def _span(span: PbSpan, service: str, resource: Attributes) -> Span:

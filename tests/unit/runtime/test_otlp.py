@@ -1,0 +1,86 @@
+"""OTLP that is received, and what is sent, are the same spans."""
+
+from __future__ import annotations
+
+import pytest
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans
+from opentelemetry.proto.trace.v1.trace_pb2 import Span as PbSpan
+
+from services.core.tracing import Event, Kind, TraceContext
+from services.runtime.telemetry.otlp import LONGEST, MOST, spans_of
+from services.runtime.telemetry.readable import readable
+from tests.testing.spans import span
+
+RESOURCE = {"weft.endpoint": "clusters/a/endpoints/b", "weft.instance": "i"}
+
+
+def request(*spans: PbSpan) -> bytes:
+    scope = ScopeSpans(spans=spans)
+    return ExportTraceServiceRequest(resource_spans=[ResourceSpans(scope_spans=[scope])]).SerializeToString()
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("error", ["", "worker_lost"])
+def test_what_is_sent_is_read_as_it_was(kind: Kind, error: str) -> None:
+    one = span(
+        context=TraceContext("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", True, "vendor=x"),
+        parent_id="00f067aa0ba902b8",
+        kind=kind,
+        attributes={"text": "ä", "whole": -3, "part": 0.5, "yes": True, "several": ("a", "b")},
+        events=(Event("gen_ai.first_token", 17, {"n": 1}),),
+        error=error,
+        resource=RESOURCE,
+    )
+    assert list(spans_of(encode_spans([readable(one)]).SerializeToString(), "router", RESOURCE)) == [one]
+
+
+def test_the_span_of_an_error_is_exported_although_its_trace_was_not_sampled() -> None:
+    one = readable(span(context=TraceContext("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", False)))
+    assert one.context is not None
+    assert one.context.trace_flags.sampled
+
+
+def test_a_span_bears_the_process_that_it_is_of() -> None:
+    own = readable(span()).resource.attributes
+    assert own["service.name"] == "weft-router"
+    assert {"service.instance.id", "service.version", "host.name"} <= set(own)
+    others = readable(span(service="vllm", resource=RESOURCE)).resource.attributes
+    assert dict(others) == {"service.name": "vllm", **RESOURCE}
+
+
+def test_what_a_sender_says_of_itself_is_not_believed() -> None:
+    (one,) = spans_of(encode_spans([readable(span())]).SerializeToString(), "vllm", RESOURCE)
+    assert (one.service, one.resource) == ("vllm", RESOURCE)
+
+
+def test_spans_without_ids_are_left_out() -> None:
+    good = {"trace_id": b"t" * 16, "span_id": b"s" * 8}
+    payload = request(
+        PbSpan(name="good", **good),  # type: ignore[arg-type]
+        PbSpan(name="none"),
+        PbSpan(name="short", trace_id=b"t", span_id=b"s" * 8),
+        PbSpan(name="zero", trace_id=bytes(16), span_id=b"s" * 8),
+    )
+    assert [one.name for one in spans_of(payload, "vllm", {})] == ["good"]
+
+
+def test_what_is_too_much_is_cut() -> None:
+    attributes = [KeyValue(key=str(number), value=AnyValue(string_value="x" * 9999)) for number in range(1000)]
+    events = [PbSpan.Event(name="e")] * 1000
+    payload = request(PbSpan(trace_id=b"t" * 16, span_id=b"s" * 8, attributes=attributes, events=events))
+    (one,) = spans_of(payload, "vllm", {})
+    assert (len(one.attributes), len(one.events)) == (MOST, MOST)
+    assert all(len(str(value)) == LONGEST for value in one.attributes.values())
+
+
+def test_a_span_never_ends_before_it_began() -> None:
+    (one,) = spans_of(request(PbSpan(trace_id=b"t" * 16, span_id=b"s" * 8, start_time_unix_nano=9)), "vllm", {})
+    assert one.end_ns == one.start_ns == 9
+
+
+def test_other_bytes_are_told() -> None:
+    with pytest.raises(ValueError, match="ExportTraceServiceRequest"):
+        spans_of(b"\xff\xff\xff", "vllm", {})
