@@ -25,8 +25,8 @@ _KINDS: Final[Mapping[int, Kind]] = {kind.value: kind for kind in Kind}
 
 def spans_of(payload: bytes, service: str, resource: Attributes) -> Iterator[Span]:
     """The spans of an `ExportTraceServiceRequest`, as those of that service and resource: what the sender says of
-    itself is not believed. Made one by one, so that whoever has enough of them need not make the others. Spans without ids are left out, and what is too much of the others. Raises ValueError for
-    what is no such message.
+    itself is not believed. Made one by one, so that whoever has enough of them need not make the others. Spans without
+    ids are left out, and what is too much of the others. Raises ValueError for what is no such message.
     """
     try:
         request = ExportTraceServiceRequest.FromString(payload)
