@@ -536,7 +536,7 @@ class Run:
         port = free_port()
         os.close(open_own(self._files.log, os.O_APPEND, 0o666))
         keeper = Keeper(
-            [word.replace("{port}", str(port)) for word in words], self._files.log, STOP_SECONDS, self._lock
+            [word.replace("{port}", str(port)) for word in untraced(words)], self._files.log, STOP_SECONDS, self._lock
         )
         self._loads += 1
         try:
@@ -796,6 +796,17 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def untraced(words: list[str]) -> list[str]:
+    """vLLM's command without the flag that has it send its spans to its worker, `{otlp}`: it has none."""
+    kept: list[str] = []
+    for word in words:
+        if word == "{otlp}" and kept[-1:] and kept[-1].startswith("--"):
+            kept.pop()
+        elif not (word.startswith("--") and word.endswith("={otlp}")):
+            kept.append(word)
+    return kept
 
 
 def write_whole(file: Path, lines: Any) -> None:

@@ -270,7 +270,7 @@ class Start:
                 write_private(folder / "token", self.token)
                 command, log = self._worker_command(folder / "token", url, job), self.worker_log
             else:
-                command, log = [word.replace("{port}", str(port)) for word in self.vllm], self.vllm_log
+                command, log = [word.replace("{port}", str(port)) for word in untraced(self.vllm)], self.vllm_log
             keeper = Keeper(command, log, self.grace + STOP_SECONDS, lock, passing)
             try:
                 server = {
@@ -644,6 +644,17 @@ def _words_of(name: str, problems: list[str]) -> list[str]:
     except ValueError as why:
         problems.append(f"{name} cannot be split into words: {why}.")
         return []
+
+
+def untraced(words: list[str]) -> list[str]:
+    """vLLM's command without the flag that has it send its spans to its worker, `{otlp}`: it has none."""
+    kept: list[str] = []
+    for word in words:
+        if word == "{otlp}" and kept[-1:] and kept[-1].startswith("--"):
+            kept.pop()
+        elif not (word.startswith("--") and word.endswith("={otlp}")):
+            kept.append(word)
+    return kept
 
 
 def _site_flags(flags: list[str]) -> argparse.Namespace:

@@ -80,7 +80,7 @@ def test_what_is_in_two_files_is_the_same_in_both() -> None:
     """A text can import none of ours, so a few helpers stand in several files: a change must be made in all."""
     own = {"_run_folder", "Keeper", "KEEPER", "told_to_end", "redacted", "SECRETS", "reach", "_reach_one", "_proxy_for"}
     own |= {"_connect_through", "_site_flags", "_output", "job_of_this_process", "_slurm_end", "_pbs_end", "get"}
-    own |= {"_account", "free_port", "_authorities", "BUNDLES", "_own"}
+    own |= {"_account", "free_port", "_authorities", "BUNDLES", "_own", "untraced"}
     found: dict[str, set[str]] = {name: set() for name in own}
     copies = dict.fromkeys(own, 0)
     for file in FILES:

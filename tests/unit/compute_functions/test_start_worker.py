@@ -97,6 +97,20 @@ def test_a_folder_that_somebody_else_prepared_is_not_used(tmp_path: Path) -> Non
     assert (tmp_path / "open").stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.parametrize(
+    ("command_line", "left"),
+    [
+        ("vllm serve m --otlp-traces-endpoint {otlp} --port 1", "vllm serve m --port 1"),
+        ("vllm serve m --otlp-traces-endpoint={otlp}", "vllm serve m"),
+        ("vllm serve m --port {port}", "vllm serve m --port {port}"),
+        ("{otlp} m {otlp}", "{otlp} m {otlp}"),  # no flag, and nobody knows what is meant
+        ("", ""),
+    ],
+)
+def test_a_vllm_without_a_worker_is_not_told_where_to_send_spans(command_line: str, left: str) -> None:
+    assert module.untraced(command_line.split()) == left.split()
+
+
 # The job
 
 
