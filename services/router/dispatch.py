@@ -18,9 +18,11 @@ from typing import Final
 from services.core.deadlines import Watchdog
 from services.core.errors import Reason, ServiceError
 from services.core.inference import Head, Headers, Receiver, Request
+from services.core.tracing import TraceContext, log_fields
 from services.router.attempt import Attempt
 from services.router.bill import Bill
 from services.router.body import Wanted
+from services.router.call_trace import ADMIT, CallTrace
 from services.router.credit import Credit
 from services.router.dispatcher import Dispatcher
 from services.router.heartbeat import EVENT_STREAM, STREAMED, is_event_stream, waiting_comment, working_comment
@@ -57,10 +59,11 @@ class DispatchedCall:
         bill: Bill,
         caller: str = "",
         asked: Headers = (),
+        trace: CallTrace | None = None,
     ) -> None:
         """`caller` is the principal's name; `asked` are the caller's own headers, which say how long it waits.
         `permit` tells before each attempt where the call may go at that time; it raises `ServiceError`. `bill` is the
-        call's, and closed by it.
+        call's, and closed by it. `trace` takes notes of it, if it is traced.
         """
         self.request = request
         self.model = model
@@ -79,6 +82,7 @@ class DispatchedCall:
         self._asked = asked
         self._ask_permit = permit
         self._bill = bill
+        self._trace = trace
         self._over_limits: dict[str, ServiceError] = {}
         self._adds_usage = False
         self._trimmed: Trimmed | None = None
@@ -121,12 +125,19 @@ class DispatchedCall:
         if admitted:
             self.next_attempt()
         elif not self._over:
-            self._bill.ask(self._admitted)
+            self._ask(self._admitted)
+
+    def _ask(self, then: Callable[[ServiceError | None], None], endpoint: str = "") -> None:
+        if self._trace is not None:
+            self._trace.begin(ADMIT)
+        self._bill.ask(then, endpoint)
 
     def _admitted(self, error: ServiceError | None) -> None:
         if error is not None:
             self.fail(error)
         else:
+            if self._trace is not None:
+                self._trace.admit()
             self.next_attempt()
 
     def next_attempt(self) -> None:
@@ -166,11 +177,11 @@ class DispatchedCall:
                 refused[endpoint] = error
                 continue
             if admitted:
-                self._try(target, alternatives=len(planned.candidates) > 1)
+                self._try(target, len(planned.candidates))
             else:
                 if self._its_wait is not None:
                     self._its_wait.leave()  # else its end would have the store asked once more
-                self._bill.ask(functools.partial(self._asked_at, endpoint), endpoint)
+                self._ask(functools.partial(self._asked_at, endpoint), endpoint)
             return
         over = next((refused[target.server.endpoint] for target in planned.candidates), ServiceError(Reason.NO_WORKER))
         if planned.awaited and self.last_error is None:
@@ -184,12 +195,13 @@ class DispatchedCall:
             self._over_limits[endpoint] = error
         self.next_attempt()
 
-    def _try(self, target: Target, *, alternatives: bool) -> None:
+    def _try(self, target: Target, candidates: int) -> None:
         if self._its_wait is not None:
             self._its_wait.served()
-        record = None
+        traced = () if self._trace is None else self._trace.attempt(target, candidates)
+        record, edits = None, self._bill.edits
         try:
-            request, self._adds_usage = outward(self.request, self._wanted, target, self._bill.edits, self._watchdog)
+            request, self._adds_usage = outward(self.request, self._wanted, target, edits, self._watchdog, traced)
             if target.audited:
                 record = self._dispatcher.audit.begin(
                     request, caller=self.caller, model=self.model, server=target.server
@@ -198,7 +210,7 @@ class DispatchedCall:
             self.fail(error)
             return
         self.attempts += 1
-        may_move = alternatives and self.attempts < self._dispatcher.settings.max_attempts
+        may_move = candidates > 1 and self.attempts < self._dispatcher.settings.max_attempts
         cost = reckon(self.request.body, self._wanted.max_tokens)
         self._attempt = Attempt(self, target.server, record, may_move=may_move, cost=cost)
         self._attempt.open(request, self._credit.lend())
@@ -206,6 +218,8 @@ class DispatchedCall:
     # Waiting
 
     def _wait(self) -> None:
+        if self._trace is not None:
+            self._trace.wait(self.planned, starting=self._waits().outlook.under_way)
         if self._waits().begin():
             self._tried.clear()
             self._over_limits.clear()
@@ -220,8 +234,15 @@ class DispatchedCall:
         """Whether a server has the call now."""
         return self._attempt is not None
 
+    @property
+    def context(self) -> TraceContext | None:
+        """The place of its span, if it is traced."""
+        return None if self._trace is None else self._trace.context
+
     def state_changed(self) -> None:
         """See `WaitingCall.state_changed`."""
+        if self._trace is not None:
+            self._trace.state(self._waits().outlook.word)
         if self._said and self._comment() != self._said:
             self._beat()
 
@@ -250,6 +271,8 @@ class DispatchedCall:
     def attempt_failed(self, attempt: Attempt, error: ServiceError) -> None:
         """An attempt failed before its first byte."""
         self._attempt = None
+        if self._trace is not None:
+            self._trace.done(error.reason.name.lower(), attempt.status)
         self._bill.leave()
         self._credit.take_back()
         attempt.write_outcome(error.reason.name.lower(), self._status)
@@ -258,8 +281,11 @@ class DispatchedCall:
         if error.reason is Reason.UPSTREAM_UNREACHABLE:
             attempt.server.ready = False  # until it is heard to be well again
         request_id = self.request.header("x-request-id")
-        log.info("call %s: attempt %d at %s failed: %s", request_id, self.attempts, attempt.server.endpoint, error)
+        said = "call %s: attempt %d at %s failed: %s"
+        log.info(said, request_id, self.attempts, attempt.server.endpoint, error, extra=log_fields(self.context))
         if error.kind.elsewhere:
+            if self._dispatcher.meter is not None:
+                self._dispatcher.meter.retried(attempt.server.endpoint, error)
             self.next_attempt()
         else:
             self.fail(error)
@@ -307,10 +333,13 @@ class DispatchedCall:
         if credit.left <= credit.kept:
             self._watchdog.pause(True)
         self._receiver.data(chunk)
-        if credit.kept and credit.left <= credit.kept and self._attempt is not None:
-            # The server has used up what it was given, and no comment will be made any more.
-            self._watchdog.pause(False)
-            self._attempt.call.grant(credit.release())
+        if credit.left <= credit.kept and self._attempt is not None:
+            if credit.kept:
+                # The server has used up what it was given, and no comment will be made any more.
+                self._watchdog.pause(False)
+                self._attempt.call.grant(credit.release())
+            elif self._dispatcher.meter is not None:
+                self._dispatcher.meter.stalled(self._attempt.server.endpoint)
 
     def end(self) -> None:
         """The answer is whole."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from services.core.deadlines import Bounds, Scheduler
+from services.core.errors import ServiceError
 from services.core.inference import Request
 from services.router.audit import CallAudit
 from services.router.cold import ColdEndpoints
@@ -47,9 +48,21 @@ class FinishedCall(Protocol):
         """When its answer began, if it did."""
 
 
+class CallMeter(Protocol):
+    """Counts what the records of calls do not tell. Endpoints are names."""
+
+    def retried(self, endpoint: str, error: ServiceError) -> None:
+        """An attempt has failed before its first byte, and its call looks for another server."""
+
+    def stalled(self, endpoint: str) -> None:
+        """An answer stands still, as its client takes no more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Dispatcher:
-    """What calls share. `finished` is told of each one's end: `ok`, `cancelled`, or the reason of the error."""
+    """What calls share. `finished` is told of each one's end: `ok`, `cancelled`, or the reason of the error. Without a
+    `meter` nothing is counted.
+    """
 
     roster: Roster
     policy: Policy
@@ -58,3 +71,4 @@ class Dispatcher:
     finished: Callable[[FinishedCall, str], None]
     audit: CallAudit
     cold: ColdEndpoints = field(default_factory=ColdEndpoints)
+    meter: CallMeter | None = None

@@ -58,8 +58,11 @@ class Gateway:
         *,
         max_calls: int,
         refused: Refused = lambda principal, request, model, error: None,
+        turned_away: Callable[[ServiceError], None] | None = None,
     ) -> None:
+        """`turned_away` counts the calls that are refused before there is a bill that could tell of them."""
         self.refused = refused
+        self.turned_away = turned_away
         self._principals = principals
         self._permits = permits
         self._status = status
@@ -97,6 +100,8 @@ class Gateway:
                 call.authenticate(credential)
             return call
         except ServiceError as error:
+            if self.turned_away is not None:
+                self.turned_away(error)
             return _tell_soon(ReadyAnswer(error, receiver, credit))
 
     async def ready(self) -> bool:
@@ -282,6 +287,8 @@ class _GatewayCall:
             receiver.end()
 
     def fail(self, error: ServiceError) -> None:
+        if self.bill is None and self._gateway.turned_away is not None:
+            self._gateway.turned_away(error)
         if error.kind.http in (401, 403):
             self._gateway.refused(self.principal, self.request, self.bill.model if self.bill else "", error)
         receiver, self._receiver = self._receiver, None

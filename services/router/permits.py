@@ -51,6 +51,9 @@ class Permits:
         self._clock = clock
         self._most = most
         self._index: TargetIndex | None = None
+        self.hits = 0
+        self.misses = 0
+        """How often it remembered, and how often it had to decide."""
         self._remembered: OrderedDict[tuple[int, Ask], _Remembered] = OrderedDict()
 
     def permit(self, principal: Principal, ask: Ask) -> Permit:
@@ -79,7 +82,9 @@ class Permits:
         found = self._remembered.get(key)
         if found is not None and now < found.until:
             self._remembered.move_to_end(key)
+            self.hits += 1
             return found
+        self.misses += 1
         decision = self._decide(principal, ask, now)
         found = _Remembered(principal, Permit(self._endpoints(decision, ask)), decision.until, decision.error)
         if self._roster.settled:  # until then what is unknown may become so for good without another index

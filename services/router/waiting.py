@@ -121,7 +121,7 @@ class WaitingCalls:
     @property
     def counts(self) -> dict[Sought, int]:
         """How many wait for what."""
-        return {sought: queue.size for sought, queue in self._queues.items()}
+        return {sought: queue.size for sought, queue in tuple(self._queues.items())}  # for other threads, too
 
     def add(self, waiter: Waiter, sought: Sought) -> None:
         """Waits, behind all of its caller's that came before."""

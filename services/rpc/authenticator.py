@@ -93,6 +93,9 @@ class CachedAuthenticator:
         self._refused: OrderedDict[bytes, tuple[ServiceError, float]] = OrderedDict()
         self._lookups: dict[bytes, asyncio.Task[Principal]] = {}
         self._forgotten: dict[bytes, set[str]] = {}
+        self.hits = 0
+        self.misses = 0
+        """How often it knew, and how often somebody had to wait for auth, or for a refusal that was remembered."""
 
     def peek(self, credential: str) -> Principal | None:
         """The principal if it is known and fresh, without waiting."""
@@ -118,11 +121,13 @@ class CachedAuthenticator:
             return None
         if now >= known.refresh_at and digest not in self._lookups:
             self._look_up(digest, kind, shown)
+        self.hits += 1
         return known.principal
 
     async def _authenticate(self, digest: bytes, kind: _Kind, shown: str) -> Principal:
         if (principal := self._peek(digest, kind, shown)) is not None:
             return principal
+        self.misses += 1
         if (refusal := self._refused.get(digest)) is not None and self._clock() < refusal[1]:
             error = refusal[0]
             raise ServiceError(error.reason, error.message, principal=error.principal)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -47,6 +48,8 @@ class CatalogueWatcher:
     ) -> None:
         self.current: Catalogue | None = None
         self.connected = False
+        self.heard_at = time.monotonic()
+        """When the registry last said anything, else since when it is waited for."""
         self._address = address
         self._key = key
         self._changed = changed
@@ -107,6 +110,7 @@ class CatalogueWatcher:
                     message = await stream.read()
                 if not isinstance(message, registry_pb2.WatchResponse):
                     return
+                self.heard_at = time.monotonic()
                 if not self.connected:
                     self.connected = True
                     self._backoff = FIRST_BACKOFF
