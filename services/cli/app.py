@@ -31,6 +31,7 @@ COMMANDS = {
     "functions": "Register Weft's functions with Globus Compute.",
     "starts": "List and stop the starts of workers.",
     "certs": "Make certificates for mutual TLS.",
+    "envoy": "Put an Envoy in front: render its configuration, check it, run it.",
     "usage": "Show calls and tokens by user, group, model or day.",
     "audit": "Verify and show the audit logs.",
     "config": "Show or check the configuration.",

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from services.cli.login_config import LoginConfig
+from services.edge.config import EnvoyConfig
 from services.runtime.config import Config, load_config
 from services.runtime.logging import LogConfig
 from services.runtime.metrics import MetricsConfig
@@ -38,7 +39,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Config:
     """The effective configuration. Raises `ConfigError`."""
     services = {service: config_type(service) for service in SERVICES}
     of_all = {"log": LogConfig, "metrics": MetricsConfig, "tls": TlsConfig, "tracing": TracingConfig}
-    return load_config({**services, **of_all, "login": LoginConfig}, environ)
+    return load_config({**services, **of_all, "login": LoginConfig, "envoy": EnvoyConfig}, environ)
 
 
 def metrics_of(config: Config, service: str) -> MetricsConfig:

@@ -8,11 +8,15 @@ import grpc
 from google.protobuf import any_pb2, message
 from google.rpc import error_details_pb2, status_pb2
 
-from services.core.errors import ServiceError
+from services.core.errors import Reason, ServiceError
 from services.rpc.errors import ERROR_METADATA, to_proto
 
 DOMAIN = "weft"
 STATUS_METADATA = "grpc-status-details-bin"
+NOT_BEGUN = "weft-not-begun"
+"""Trailing metadata of a server that is about to stop, with calls that it has not begun: a proxy in front may try them
+at another server, whatever they would have done. It reads no other way than in plain text.
+"""
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -51,4 +55,6 @@ async def abort(context: _Abortable, error: ServiceError) -> NoReturn:
         (STATUS_METADATA, to_status(error).SerializeToString()),
         (ERROR_METADATA, to_proto(error).SerializeToString()),
     )
+    if error.reason is Reason.SHUTTING_DOWN and error.retry_after is not None:
+        metadata += ((NOT_BEGUN, "1"),)
     await context.abort(_CODES[error.kind.grpc.value], error.message, metadata)
