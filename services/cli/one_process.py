@@ -32,7 +32,7 @@ async def serve_all(configs: Mapping[str, Any], process: Process) -> None:
         process.ready("router", running.address)
 
         def serve_facade(inner: Process) -> Awaitable[None]:
-            return facade.serve_http(configs["facade"], inner, running.gateway, running.ready)
+            return facade.serve_http(configs["facade"], inner, running.gateway.behind_facades, running.ready)
 
         tasks.append(await enter(_serving("facade", serve_facade, process)))
         asked = asyncio.ensure_future(process.stopping.wait())

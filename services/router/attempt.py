@@ -47,7 +47,7 @@ class AttemptOwner(Protocol):
 class Attempt:
     """One attempt at one server: the receiver of its answer."""
 
-    __slots__ = ("_committed", "_cost", "_head", "_may_move", "_over", "_owner", "_record", "call", "server")
+    __slots__ = ("_committed", "_cost", "_head", "_may_move", "_over", "_owner", "_record", "call", "server", "status")
 
     call: Call
 
@@ -56,6 +56,8 @@ class Attempt:
     ) -> None:
         """`record` is what the audit log is told of it, if anything; `cost` what it adds to the server's burden."""
         self.server = server
+        self.status = 0
+        """What the server has answered with, whether or not it stands."""
         self._owner = owner
         self._record = record
         self._may_move = may_move
@@ -76,6 +78,7 @@ class Attempt:
 
     def head(self, head: Head) -> None:
         """Held back until there is a byte: up to then the call may still move."""
+        self.status = head.status
         if self._may_move and head.status in RETRIED_STATUS:
             self._refuse(f"The model server answered with status {head.status}.")
             return

@@ -75,6 +75,7 @@ class Bill:
         "feed",
         "model",
         "reader",
+        "record",
         "taken_out",
     )
 
@@ -85,6 +86,8 @@ class Bill:
         """Takes a chunk of the answer as it passes."""
         self.taken_out: Usage | None = None
         """Usage that the answer told, and that was taken out of it."""
+        self.record: CallRecord | None = None
+        """The call's, once it is closed."""
         self._accounting = accounting
         self._principal = principal
         self._request = request
@@ -251,7 +254,8 @@ class Bill:
         for admission in (self._of_caller, self._at_endpoint):
             if admission is not None:
                 admission.settle(tokens)
-        self._accounting.record(self._record(outcome, status, usage, estimated=estimated))
+        self.record = self._record(outcome, status, usage, estimated=estimated)
+        self._accounting.record(self.record)
 
     def _used(self, outcome: str, *, reached: bool) -> tuple[Usage, bool]:
         """What it used, and whether that is an estimate."""

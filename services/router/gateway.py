@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -17,8 +18,11 @@ from services.core.errors import Reason, ServiceError
 from services.core.headers import TO_UPSTREAM, select
 from services.core.inference import Call, Head, Inference, Receiver, Request
 from services.core.principal import Principal
+from services.core.tracing import TRACEPARENT, TRACESTATE, TraceContext, Tracer, current, log_fields
 from services.router.bill import Accounting, Bill
 from services.router.body import read_body
+from services.router.call_spans import finish
+from services.router.call_trace import AUTHENTICATE, CallTrace, trace
 from services.router.dispatch import DispatchedCall
 from services.router.dispatcher import Dispatcher
 from services.router.first import StatusRoutes
@@ -29,6 +33,9 @@ from services.router.permits import Permits
 from services.rpc.channel import parse_bearer
 
 log = logging.getLogger(__name__)
+
+_UNTRACED: Final = TO_UPSTREAM - {TRACEPARENT, TRACESTATE}
+"""Of a call that is traced each attempt has a place of its own in the trace."""
 
 
 class PrincipalCache(Protocol):
@@ -59,9 +66,11 @@ class Gateway:
         max_calls: int,
         refused: Refused = lambda principal, request, model, error: None,
         turned_away: Callable[[ServiceError], None] | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         """`turned_away` counts the calls that are refused before there is a bill that could tell of them."""
         self.refused = refused
+        self._tracer = tracer
         self.turned_away = turned_away
         self._principals = principals
         self._permits = permits
@@ -81,14 +90,32 @@ class Gateway:
 
     def known_as(self, principal: Principal) -> Inference:
         """This gateway, for the calls of somebody who is known by other means than a credential in the call."""
-        return _Known(self, principal)
+        return _Entrance(self, principal)
 
-    def open(self, request: Request, receiver: Receiver, credit: int, known: Principal | None = None) -> Call:
-        """See `Inference.open`. A call without a credential is that of whoever is `known`."""
+    @property
+    def behind_facades(self) -> Inference:
+        """This gateway, for the calls that a facade of the mesh hands on: it has decided which of them are sampled."""
+        return _Entrance(self, inside=True)
+
+    def open(
+        self,
+        request: Request,
+        receiver: Receiver,
+        credit: int,
+        known: Principal | None = None,
+        *,
+        inside: bool = False,
+    ) -> Call:
+        """See `Inference.open`. A call without a credential is that of whoever is `known`; `inside` tells that a part
+        of the mesh hands it on. What is asked for by GET is no call to a model, and not traced.
+        """
+        traced = None
+        if self._tracer is not None and request.method == "POST":
+            traced = trace(self._tracer, request, inside=inside)
         try:
             self._admit()
             credential = parse_bearer(request.header("authorization") or "")
-            call = _GatewayCall(self, request, receiver, credit)
+            call = _GatewayCall(self, request, receiver, credit, traced)
             self._open.add(call)
             self._idle.clear()
             principal = self._principals.peek(credential) if credential else known
@@ -102,6 +129,8 @@ class Gateway:
         except ServiceError as error:
             if self.turned_away is not None:
                 self.turned_away(error)
+            if traced is not None:
+                finish(traced, error, None, None)
             return _tell_soon(ReadyAnswer(error, receiver, credit))
 
     async def ready(self) -> bool:
@@ -159,8 +188,14 @@ class Gateway:
         model = bill.model = wanted.model or only_model(roster, permits, principal)
         ask = Ask(request.operation, model, request.cluster, request.framework)
         permits.permit(principal, ask)
+        traced = call.trace
+        if traced is not None:
+            traced.authorise(bill)
         admitted = bill.admit(wanted)
-        outward = msgspec.structs.replace(request, headers=select(request.headers, TO_UPSTREAM))
+        if traced is not None and admitted:
+            traced.admit()
+        travelling = TO_UPSTREAM if traced is None else _UNTRACED
+        outward = msgspec.structs.replace(request, headers=select(request.headers, travelling))
         dispatched = DispatchedCall(
             self._dispatcher,
             outward,
@@ -172,6 +207,7 @@ class Gateway:
             bill=bill,
             caller=principal.name,
             asked=request.headers,
+            trace=traced,
         )
         asyncio.get_running_loop().call_soon(functools.partial(dispatched.begin, admitted=admitted))
         return dispatched
@@ -183,25 +219,40 @@ class Gateway:
             self._idle.set()
 
 
-class _Known:
-    """A gateway for one principal's calls."""
+class _Entrance:
+    """A gateway for calls that come one way: one principal's, or those of facades."""
 
-    def __init__(self, gateway: Gateway, principal: Principal) -> None:
+    def __init__(self, gateway: Gateway, principal: Principal | None = None, *, inside: bool = False) -> None:
         self._gateway = gateway
         self._principal = principal
+        self._inside = inside
 
     def open(self, request: Request, receiver: Receiver, credit: int) -> Call:
         """See `Inference.open`."""
-        return self._gateway.open(request, receiver, credit, self._principal)
+        return self._gateway.open(request, receiver, credit, self._principal, inside=self._inside)
 
 
 class _GatewayCall:
     """A call in the router: at first without an identity, then with a `DispatchedCall` or a ready answer behind it."""
 
-    __slots__ = ("__weakref__", "_gateway", "_inner", "_receiver", "_task", "bill", "credit", "principal", "request")
+    __slots__ = (
+        "__weakref__",
+        "_gateway",
+        "_inner",
+        "_receiver",
+        "_task",
+        "bill",
+        "credit",
+        "principal",
+        "request",
+        "trace",
+    )
 
-    def __init__(self, gateway: Gateway, request: Request, receiver: Receiver, credit: int) -> None:
+    def __init__(
+        self, gateway: Gateway, request: Request, receiver: Receiver, credit: int, trace: CallTrace | None
+    ) -> None:
         self.request = request
+        self.trace = trace
         self.credit = credit
         self.bill: Bill | None = None
         self.principal: Principal | None = None
@@ -220,23 +271,31 @@ class _GatewayCall:
         self._task = asyncio.get_running_loop().create_task(self._authenticate(credential))
 
     async def _authenticate(self, credential: str | None) -> None:
+        if self.trace is not None:
+            current.set(self.trace.begin(AUTHENTICATE))
         try:
-            self.begin(await self._gateway.principal_of(credential))
+            principal = await self._gateway.principal_of(credential)
+            if self.trace is not None:
+                self.trace.done()
+                current.set(self.trace.context)
+            self.begin(principal)
         except ServiceError as error:
             self.fail(error)
         except Exception:
-            log.exception("an unexpected error ended a call")
+            log.exception("an unexpected error ended a call", extra=log_fields(self.context))
             self.fail(ServiceError(Reason.INTERNAL))
 
     def begin(self, principal: Principal | None) -> None:
         """The caller is known, or need not be."""
         self.principal = principal
+        if self.trace is not None:
+            self.trace.authenticated = time.time_ns()
         try:
             self._inner = self._gateway.start(self, principal)
         except ServiceError as error:
             self._refused(error)
         except Exception:
-            log.exception("an unexpected error ended a call")
+            log.exception("an unexpected error ended a call", extra=log_fields(self.context))
             self._refused(ServiceError(Reason.INTERNAL))
 
     def _refused(self, error: ServiceError) -> None:
@@ -250,6 +309,7 @@ class _GatewayCall:
             self._inner.fail(error)  # which is recorded as what it is: nobody has left
             return
         receiver = self._receiver
+        self._told(error)
         self.cancel()
         if receiver is not None:
             receiver.fail(error)
@@ -268,7 +328,19 @@ class _GatewayCall:
             self._task.cancel()
         if self._inner is not None:
             self._inner.cancel()
+        self._told(None)
         self._gateway.forget(self)
+
+    @property
+    def context(self) -> TraceContext | None:
+        """The place of its span, if it is traced."""
+        return None if self.trace is None else self.trace.context
+
+    def _told(self, error: ServiceError | None) -> None:
+        """All is known that its spans tell; those of a call that has ended were told before."""
+        if self.trace is not None:
+            traced, self.trace = self.trace, None
+            finish(traced, error, self.principal, self.bill)
 
     # Receiver
 
@@ -282,6 +354,7 @@ class _GatewayCall:
 
     def end(self) -> None:
         receiver, self._receiver = self._receiver, None
+        self._told(None)
         self._gateway.forget(self)
         if receiver is not None:
             receiver.end()
@@ -292,6 +365,7 @@ class _GatewayCall:
         if error.kind.http in (401, 403):
             self._gateway.refused(self.principal, self.request, self.bill.model if self.bill else "", error)
         receiver, self._receiver = self._receiver, None
+        self._told(error)
         self._gateway.forget(self)
         if receiver is not None:
             receiver.fail(error)

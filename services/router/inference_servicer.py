@@ -92,7 +92,7 @@ class InferenceServicer(TypedServicer):
             agent=self._agent,
             message=inference_pb2.MultiplexResponse,
             events=_Quiet(),
-            serves=self._gateway,
+            serves=self._gateway.behind_facades if self._from_facade(context) else self._gateway,
             limits=self._limits,
         )
         self._links.add(link)
@@ -102,6 +102,12 @@ class InferenceServicer(TypedServicer):
             self._links.discard(link)
         if why.reason is Reason.PROTOCOL_VIOLATION:
             raise why
+
+    def _from_facade(self, context: Context) -> bool:
+        """Whether a stream's calls come from a facade of the mesh, which has decided what of them is traced. Without
+        certificates whoever reaches the mesh's own addresses is taken for a part of it.
+        """
+        return self._peers is None or self._peers.part_of(context) == "facade"
 
     async def Infer(  # noqa: N802
         self, request: inference_pb2.InferRequest, context: Context

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from services.core.catalogue import Availability, Catalogue, Endpoint, Route
 from services.core.globus import GlobusBackend, LaunchPolicy
 from services.core.inference import Inference
 from services.core.names import endpoint_name
+
+SESSION: Final = "session"
+GLOBUS_TASK: Final = "globus_task"
+HTTP: Final = "http"
+"""What carries calls to a server."""
 
 
 @dataclass(slots=True, eq=False)
@@ -21,6 +26,7 @@ class Server:
     `endpoint` is a resource name, `instance` the worker's own name or the URL. `models` are the names that it knows,
     each with its entry in `/v1/models` as JSON text. `max_calls` 0 means that it sets no bound. `serves` is the one
     principal whom it serves; empty means that it is shared. `start` is the launcher's start that it came from, if any.
+    `carrier` is what carries its calls.
     """
 
     endpoint: str
@@ -36,6 +42,7 @@ class Server:
     last_call: int = 0
     serves: str = ""
     start: str = ""
+    carrier: str = SESSION
 
 
 @dataclass(frozen=True, slots=True)

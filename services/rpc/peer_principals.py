@@ -31,6 +31,11 @@ class PeerPrincipals:
         self._trust = trust
         self._authenticate_peer = authenticate_peer
 
+    def part_of(self, context: Any) -> str:
+        """The part of the mesh that holds the other end of the connection; empty if it is none."""
+        spiffe_id = own_id(context, self._trust.domain)
+        return "" if spiffe_id is None else self._trust.part(spiffe_id) or ""
+
     async def principal_of(self, context: Any) -> Principal | None:
         """Who calls an RPC; None if no certificate tells. Raises IDENTITY_FORBIDDEN or AUTH_UNAVAILABLE."""
         trust = self._trust

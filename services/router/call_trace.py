@@ -1,0 +1,133 @@
+"""What a traced call notes of itself while it is in the router: times and facts, of which `call_spans` makes spans when
+it has ended, if they are kept at all.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+import msgspec
+
+from services.core.inference import Headers, Request
+from services.core.tracing import TRACEPARENT, TRACESTATE, TraceContext, Tracer, parent_of
+from services.router.bill import Bill
+from services.router.call_content import Beginning
+from services.router.plan import FULL, Plan
+from services.router.targets import Target
+
+AUTHENTICATE: Final = "authenticate"
+ADMIT: Final = "admit"
+WAIT: Final = "wait"
+
+AT_CAPACITY: Final = "at capacity"
+STARTING: Final = "starting"
+NO_WORKER: Final = "no worker"
+
+MOST_STEPS: Final = 64
+_MOST_STATES: Final = 16
+"""A call that waits for hours, or is tried anew for as long, tells of so much."""
+
+
+class Step(msgspec.Struct, gc=False):
+    """A part of what is done for a call: a span under the call's. An attempt has a `target`, a wait a reason `why`.
+    Times are in nanoseconds since 1970; `ended` is 0 as long as it goes on. `error` is the reason, in lower case.
+    """
+
+    name: str
+    context: TraceContext
+    started: int
+    ended: int = 0
+    target: Target | None = None
+    candidates: int = 0
+    status: int = 0
+    error: str = ""
+    why: str = ""
+    states: tuple[tuple[int, str], ...] = ()
+
+
+class CallTrace(msgspec.Struct, gc=False):
+    """The notes. The steps follow one another: the next ends the one before. Whatever else becomes of the call is known
+    at its end, from its bill.
+
+    `authenticated`, `authorised` and `admitted` are the times of it, 0 for what has not happened.
+    """
+
+    tracer: Tracer
+    context: TraceContext
+    parent_id: str
+    request: Request
+    started: int
+    steps: list[Step] = []
+    authenticated: int = 0
+    authorised: int = 0
+    admitted: int = 0
+    retried: bool = False
+    """An attempt has failed."""
+    answer: Beginning | None = None
+    """What is kept of the answer's text, where content is told."""
+
+    def begin(self, name: str, *, why: str = "", candidates: int = 0) -> TraceContext:
+        """A step begins; returns its place. A wait that goes on is one."""
+        now = time.time_ns()
+        last = self.steps[-1] if self.steps else None
+        if last is not None and not last.ended:
+            if name == last.name == WAIT:
+                return last.context
+            last.ended = now
+        step = Step(name, self.context.child(), now, why=why, candidates=candidates)
+        if len(self.steps) < MOST_STEPS:
+            self.steps.append(step)
+        return step.context
+
+    def authorise(self, bill: Bill) -> None:
+        """Its caller may make it."""
+        self.authorised = time.time_ns()
+        if self.tracer.content:
+            self.answer = Beginning(bill.feed)
+            bill.feed = self.answer.feed
+
+    def admit(self) -> None:
+        """The limits of its caller have admitted it."""
+        self.done()
+        self.admitted = time.time_ns()
+
+    def attempt(self, target: Target, candidates: int) -> Headers:
+        """An attempt at a target begins, which is the best of so many; returns the headers that name it to the server
+        as what it works for.
+        """
+        now = time.time_ns()
+        steps = self.steps
+        if steps and not steps[-1].ended:
+            steps[-1].ended = now
+        place = self.context.child()
+        steps.append(Step("", place, now, 0, target, candidates))
+        traceparent = (TRACEPARENT, place.traceparent)
+        return (traceparent, (TRACESTATE, place.state)) if place.state else (traceparent,)
+
+    def wait(self, planned: Plan, *, starting: bool) -> None:
+        """The call waits, as no server was there for it. `starting` tells that a worker is on its way."""
+        full = any(reason == FULL for _, reason in planned.left_out)
+        self.begin(WAIT, why=AT_CAPACITY if full else STARTING if starting else NO_WORKER)
+
+    def state(self, word: str) -> None:
+        """What the call waits for is in another state."""
+        step = self.steps[-1] if self.steps else None
+        if step is not None and not step.ended and len(step.states) < _MOST_STATES:
+            step.states = (*step.states, (time.time_ns(), word))
+
+    def done(self, error: str = "", status: int = 0) -> None:
+        """The step that goes on has ended; with an error, by its reason, it has failed."""
+        step = self.steps[-1] if self.steps else None
+        if step is not None and not step.ended:
+            step.ended = time.time_ns()
+            step.error, step.status = error, status
+            self.retried = self.retried or (bool(error) and step.target is not None)
+
+
+def trace(tracer: Tracer, request: Request, *, inside: bool) -> CallTrace:
+    """The notes of a call that has come; `inside` tells that a part of the mesh has decided whether it is sampled."""
+    started = time.time_ns()
+    parent = parent_of(request.headers)
+    context = tracer.follow(parent) if inside else tracer.enter(parent)
+    return CallTrace(tracer, context, "" if parent is None else parent.span_id, request, started)
