@@ -9,6 +9,7 @@ from typing import Protocol
 from services.core.deadlines import Bounds, Scheduler
 from services.core.errors import ServiceError
 from services.core.inference import Request
+from services.core.tracing import TraceContext
 from services.router.audit import CallAudit
 from services.router.cold import ColdEndpoints
 from services.router.plan import Policy
@@ -46,6 +47,10 @@ class FinishedCall(Protocol):
     @property
     def first_byte_at(self) -> float | None:
         """When its answer began, if it did."""
+
+    @property
+    def context(self) -> TraceContext | None:
+        """The place of its span, if it is traced."""
 
 
 class CallMeter(Protocol):

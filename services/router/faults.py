@@ -6,6 +6,7 @@ import logging
 from typing import Final
 
 from services.core.errors import CATALOGUE
+from services.core.tracing import log_fields
 from services.router.dispatcher import FinishedCall
 
 log = logging.getLogger(__name__)
@@ -20,4 +21,5 @@ def tell_fault(call: FinishedCall, outcome: str) -> None:
     """Tells of a call that has ended by a fault of the mesh."""
     if outcome in _FAULTS:
         request_id = call.request.header("x-request-id")
-        log.warning("call %s ended with %s after %d attempts", request_id, outcome, call.attempts)
+        said = "call %s ended with %s after %d attempts"
+        log.warning(said, request_id, outcome, call.attempts, extra=log_fields(call.context))
