@@ -8,8 +8,10 @@ async with OtlpSink() as sink:
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -55,31 +57,41 @@ class SunkEvent:
 
 
 class OtlpSink(trace_service_pb2_grpc.TraceServiceServicer):
-    """A collector on free ports of loopback, or on the one given for gRPC. `headers` holds what the latest export came
-    with, its names in lower case.
+    """A collector on free ports of loopback, or on the one given for gRPC. With a `certificate`, its chain's file and
+    its key's, it speaks TLS. `headers` holds what the latest export came with, its names in lower case.
     """
 
-    def __init__(self, grpc_port: int = 0) -> None:
+    def __init__(self, grpc_port: int = 0, certificate: tuple[Path, Path] | None = None) -> None:
         self.spans: list[SunkSpan] = []
         self.headers: dict[str, str] = {}
         self.grpc_address = ""
         self.http_url = ""
         self._port = grpc_port
+        self._certificate = certificate
         self._changed = asyncio.Condition()
 
     async def __aenter__(self) -> Self:
         self._server = grpc.aio.server()
         trace_service_pb2_grpc.add_TraceServiceServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
-        self.grpc_address = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{self._port}')}"
+        self.grpc_address = f"127.0.0.1:{self._listen(f'127.0.0.1:{self._port}')}"
         await self._server.start()
         app = web.Application()
         app.router.add_post("/v1/traces", self._post)
         self._runner = web.AppRunner(app)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        self.http_url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        tls = None
+        if self._certificate is not None:
+            tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            tls.load_cert_chain(*self._certificate)
+        await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=tls).start()
+        self.http_url = f"{'https' if tls else 'http'}://127.0.0.1:{self._runner.addresses[0][1]}"
         return self
+
+    def _listen(self, address: str) -> int:
+        if self._certificate is None:
+            return self._server.add_insecure_port(address)
+        chain, key = (file.read_bytes() for file in self._certificate)
+        return self._server.add_secure_port(address, grpc.ssl_server_credentials([(key, chain)]))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

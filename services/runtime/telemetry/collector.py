@@ -17,6 +17,7 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from requests.utils import get_environ_proxies
 
 from services.core.errors import Reason, ServiceError
 from services.core.tracing import Span
@@ -29,6 +30,7 @@ TIMEOUT: Final = 5.0
 _LONGEST_REASON: Final = 300
 # Any, because the SDK declares exactly one option, a text.
 _CHANNEL: Final[Any] = (("grpc.max_reconnect_backoff_ms", 5000), ("grpc.use_local_subchannel_pool", 1))
+_RETRYING = re.compile(r",? retrying in [0-9.]+s")
 _HEADER = re.compile(r"([A-Za-z0-9_.-]+)\s*:\s*([\x20-\x7e]*)")
 
 
@@ -46,10 +48,10 @@ class Collector:
 
     def export(self, spans: Sequence[Span]) -> None:
         """See `Exporter`."""
-        self._words.latest = ""
+        self._words.of_another = True
         if self._exporter.export([readable(span) for span in spans]) is SpanExportResult.SUCCESS:
             return
-        why = self._words.latest or "it does not say why"
+        why = self._words.first or "it does not say why"
         raise ExportError(
             f"the collector {self._endpoint} does not take them: {why[:_LONGEST_REASON]}; see that it runs, and that "
             "'tracing.endpoint', 'protocol', 'headers_file' and 'ca_file' are what it asks for"
@@ -74,21 +76,19 @@ def _by_grpc(url: SplitResult, headers: dict[str, str], ca: Path | None) -> Span
 
 
 def _by_http(url: SplitResult, headers: dict[str, str], ca: Path | None) -> SpanExporter:
+    endpoint = (url if url.path.strip("/") else url._replace(path="/v1/traces")).geturl()
     session = requests.Session()
-    session.auth = _as_it_is
+    # Else ~/.netrc takes the place of a header of ours, and REQUESTS_CA_BUNDLE that of `ca_file`.
+    session.trust_env = False
+    session.proxies = get_environ_proxies(endpoint)
     return HttpExporter(
-        endpoint=(url if url.path.strip("/") else url._replace(path="/v1/traces")).geturl(),
+        endpoint=endpoint,
         certificate_file=str(ca) if ca else None,
         headers=headers,
         timeout=TIMEOUT,
         compression=Compression.NoCompression,
         session=session,
     )
-
-
-def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Instead of what ~/.netrc has for the host, which would take the place of a header of ours."""
-    return request
 
 
 def _url(config: TracingConfig) -> SplitResult:
@@ -145,14 +145,19 @@ def _without_variables() -> Iterator[None]:
 
 
 class _Words(logging.Handler):
-    """The SDK's latest words. It logs what went wrong, at every attempt, and returns only that it did."""
+    """The SDK's first words of an export, which tell most. It logs what went wrong, at every attempt, and returns only
+    that it did. What it has said just before, it does not say again: then those words still hold.
+    """
 
-    latest = ""
+    first = ""
+    of_another = True
+    """Whether they are an earlier export's."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """See `logging.Handler`."""
-        if record.levelno >= logging.WARNING:
-            self.latest = " ".join(record.getMessage().split())
+        if self.of_another and record.levelno >= logging.WARNING:
+            self.first = _RETRYING.sub("", " ".join(record.getMessage().split()))
+            self.of_another = False
 
 
 def _listen_to_the_sdk() -> _Words:

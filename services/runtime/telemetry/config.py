@@ -25,7 +25,7 @@ class TracingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     headers_file: str = ""
     """Headers for the collector, such as its API key: a line each, `name: value`. Relative to the home."""
     ca_file: str = ""
-    """The authorities that vouch for the collector, in PEM, instead of the system's. Relative to the home."""
+    """The authorities that vouch for the collector, in PEM, instead of the public ones. Relative to the home."""
     local: bool | None = None
     """Keeps the latest traces in the home, for `weft trace`. Null is true for `weft up`, and false elsewhere."""
     ratio: Share | None = None
