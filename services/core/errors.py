@@ -65,6 +65,8 @@ class Reason(enum.Enum):
     CALLS_EXHAUSTED = 49
     TOKENS_ABOVE_LIMIT = 50
     LIMITS_UNAVAILABLE = 51
+    REQUEST_REFUSED = 52
+    ANSWER_TOO_LARGE = 53
 
 
 class GrpcCode(enum.Enum):
@@ -279,6 +281,17 @@ CATALOGUE: Final[dict[Reason, ErrorKind]] = {
         "Your limits cannot be counted at present, as the store that counts is away; try again shortly.",
         "Your limits cannot be counted at present, as the store that counts is away; try again shortly.",
     ),
+    Reason.REQUEST_REFUSED: ErrorKind(
+        400, GrpcCode.INVALID_ARGUMENT, _BAD, "request_refused",
+        "The model server refuses the request.",
+        "max_tokens must be at least 1, got 0.",
+    ),
+    Reason.ANSWER_TOO_LARGE: ErrorKind(
+        502, GrpcCode.RESOURCE_EXHAUSTED, _SERVER, "answer_too_large",
+        "The answer is larger than one message may be; ask for less at once, or for a stream.",
+        "The answer is larger than 67108864 bytes, the most that one message may have; ask for less at once, or for a "
+        "stream.",
+    ),
     Reason.CANCELLED: ErrorKind(
         499, GrpcCode.CANCELLED, _BAD, "cancelled",
         "The caller left before the answer was whole.",
@@ -390,7 +403,8 @@ class ServiceError(Exception):
 
     `param` names the parameter or field at fault; `retry_after` is in seconds. `violations` are limits that were
     reached, `headers` go with the error over HTTP. `principal` names who was refused, where the credential is known and
-    admits nobody, for audit logs.
+    admits nobody, for audit logs. What a model server said, to whom it is told by gRPC, has a status of its own, `grpc`,
+    and `info` about it; neither travels further.
     """
 
     def __init__(
@@ -403,6 +417,8 @@ class ServiceError(Exception):
         violations: tuple[QuotaViolation, ...] = (),
         headers: tuple[tuple[str, str], ...] = (),
         principal: str = "",
+        grpc: GrpcCode | None = None,
+        info: tuple[tuple[str, str], ...] = (),
     ) -> None:
         self.reason = reason
         self.kind = CATALOGUE[reason]
@@ -412,6 +428,8 @@ class ServiceError(Exception):
         self.violations = violations
         self.headers = headers
         self.principal = principal
+        self.grpc = grpc or self.kind.grpc
+        self.info = info
         super().__init__(self.message)
 
     def __repr__(self) -> str:

@@ -28,7 +28,9 @@ class _Abortable(Protocol):
 
 def to_status(error: ServiceError) -> status_pb2.Status:
     """The error as every gRPC client can read it."""
-    details: list[message.Message] = [error_details_pb2.ErrorInfo(reason=error.reason.name, domain=DOMAIN)]
+    details: list[message.Message] = [
+        error_details_pb2.ErrorInfo(reason=error.reason.name, domain=DOMAIN, metadata=dict(error.info))
+    ]
     if error.retry_after is not None:
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromMilliseconds(int(error.retry_after * 1000))
@@ -41,7 +43,7 @@ def to_status(error: ServiceError) -> status_pb2.Status:
         for limit in error.violations:
             failure.violations.add(subject=limit.subject, description=limit.description)
         details.append(failure)
-    status = status_pb2.Status(code=error.kind.grpc.value, message=error.message)
+    status = status_pb2.Status(code=error.grpc.value, message=error.message)
     for detail in details:
         packed = any_pb2.Any()
         packed.Pack(detail)
@@ -57,4 +59,4 @@ async def abort(context: _Abortable, error: ServiceError) -> NoReturn:
     )
     if error.reason is Reason.SHUTTING_DOWN and error.retry_after is not None:
         metadata += ((NOT_BEGUN, "1"),)
-    await context.abort(_CODES[error.kind.grpc.value], error.message, metadata)
+    await context.abort(_CODES[error.grpc.value], error.message, metadata)

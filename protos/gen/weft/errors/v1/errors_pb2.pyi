@@ -132,6 +132,10 @@ class _ReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTyp
     """The call's bound of tokens is above a limit as a whole: it can never fit."""
     REASON_LIMITS_UNAVAILABLE: _Reason.ValueType  # 51
     """Limits cannot be kept, as the store that counts is away."""
+    REASON_REQUEST_REFUSED: _Reason.ValueType  # 52
+    """The model server refuses a typed call, in its own words."""
+    REASON_ANSWER_TOO_LARGE: _Reason.ValueType  # 53
+    """The answer of a typed call is larger than one message may be."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why Weft refused or ended something. Each reason's HTTP and gRPC status, its OpenAI `type` and `code`, its sentence
@@ -245,6 +249,10 @@ REASON_TOKENS_ABOVE_LIMIT: Reason.ValueType  # 50
 """The call's bound of tokens is above a limit as a whole: it can never fit."""
 REASON_LIMITS_UNAVAILABLE: Reason.ValueType  # 51
 """Limits cannot be kept, as the store that counts is away."""
+REASON_REQUEST_REFUSED: Reason.ValueType  # 52
+"""The model server refuses a typed call, in its own words."""
+REASON_ANSWER_TOO_LARGE: Reason.ValueType  # 53
+"""The answer of a typed call is larger than one message may be."""
 
 @typing.final
 class Error(message.Message):

@@ -8,6 +8,10 @@ A field called `…_json` holds JSON text that goes into the body, or was taken 
 of its keys and numbers of any size are kept. `extra_json` holds further members of the object that it stands in,
 `{"chat_template_kwargs": {"enable_thinking": false}}` for instance: whatever the server accepts can so be sent. A
 member that has a field of its own, and is in `extra_json` too, is refused.
+
+In answers, a member that is null is as one that is not there. One that does not fit its field, as it is of another
+type or out of range, stands in `extra_json` instead. Members that say what an object is (`"object": "chat.completion"`)
+are left out where they say what is expected.
 """
 
 from collections import abc as abc
@@ -548,19 +552,23 @@ class FunctionCall(message.Message):
 
     NAME_FIELD_NUMBER: builtins.int
     ARGUMENTS_FIELD_NUMBER: builtins.int
+    EXTRA_JSON_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its name."""
     arguments: builtins.str
     """Its arguments: JSON text, as the model wrote it. It may not be JSON at all: check it."""
+    extra_json: builtins.str
+    """Further members of the call's `function`: a JSON object, as JSON text; empty means none."""
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         arguments: builtins.str = ...,
+        extra_json: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["arguments", b"arguments", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["arguments", b"arguments", "extra_json", b"extra_json", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -606,6 +614,7 @@ class JsonSchema(message.Message):
     DESCRIPTION_FIELD_NUMBER: builtins.int
     SCHEMA_JSON_FIELD_NUMBER: builtins.int
     STRICT_FIELD_NUMBER: builtins.int
+    EXTRA_JSON_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its name."""
     description: builtins.str
@@ -614,6 +623,8 @@ class JsonSchema(message.Message):
     """The JSON Schema, as JSON text; the order of its keys is kept, and is that of the answer."""
     strict: builtins.bool
     """Whether the answer is held to all of it. The server's own by default; vLLM always does."""
+    extra_json: builtins.str
+    """Further members of the format's `json_schema`: a JSON object, as JSON text; empty means none."""
     def __init__(
         self,
         *,
@@ -621,10 +632,11 @@ class JsonSchema(message.Message):
         description: builtins.str | None = ...,
         schema_json: builtins.str = ...,
         strict: builtins.bool | None = ...,
+        extra_json: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["_description", b"_description", "_strict", b"_strict", "description", b"description", "strict", b"strict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_description", b"_description", "_strict", b"_strict", "description", b"description", "name", b"name", "schema_json", b"schema_json", "strict", b"strict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_description", b"_description", "_strict", b"_strict", "description", b"description", "extra_json", b"extra_json", "name", b"name", "schema_json", b"schema_json", "strict", b"strict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__description: _TypeAlias = typing.Literal["description"]  # noqa: Y015
     _WhichOneofArgType__description: _TypeAlias = typing.Literal["_description", b"_description"]  # noqa: Y015
@@ -761,8 +773,13 @@ class StreamChatResponse(message.Message):
     START_FIELD_NUMBER: builtins.int
     DELTAS_FIELD_NUMBER: builtins.int
     END_FIELD_NUMBER: builtins.int
+    EXTRA_JSON_FIELD_NUMBER: builtins.int
     progress: builtins.str
     """How things stand, for people, while a model is being started: "Waiting in the queue of polaris, position 3"."""
+    extra_json: builtins.str
+    """Whatever else the server tells of the answer as such after its beginning: members of a JSON object, as JSON text;
+    empty if nothing.
+    """
     @builtins.property
     def start(self) -> ChatStart:
         """How the answer begins."""
@@ -782,10 +799,11 @@ class StreamChatResponse(message.Message):
         start: ChatStart | None = ...,
         deltas: abc.Iterable[ChatDelta] | None = ...,
         end: ChatEnd | None = ...,
+        extra_json: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["_end", b"_end", "_start", b"_start", "end", b"end", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_end", b"_end", "_start", b"_start", "deltas", b"deltas", "end", b"end", "progress", b"progress", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_end", b"_end", "_start", b"_start", "deltas", b"deltas", "end", b"end", "extra_json", b"extra_json", "progress", b"progress", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__end: _TypeAlias = typing.Literal["end"]  # noqa: Y015
     _WhichOneofArgType__end: _TypeAlias = typing.Literal["_end", b"_end"]  # noqa: Y015
@@ -904,6 +922,7 @@ class ToolCallDelta(message.Message):
     TYPE_FIELD_NUMBER: builtins.int
     NAME_FIELD_NUMBER: builtins.int
     ARGUMENTS_FIELD_NUMBER: builtins.int
+    EXTRA_JSON_FIELD_NUMBER: builtins.int
     index: builtins.int
     """Which of the message's calls, from 0."""
     id: builtins.str
@@ -914,6 +933,10 @@ class ToolCallDelta(message.Message):
     """The function's name; comes once."""
     arguments: builtins.str
     """The next piece of the arguments' text."""
+    extra_json: builtins.str
+    """Whatever else the server tells here: members of the call's JSON object, those of its `function` under that key, as
+    JSON text; empty if nothing.
+    """
     def __init__(
         self,
         *,
@@ -922,10 +945,11 @@ class ToolCallDelta(message.Message):
         type: builtins.str | None = ...,
         name: builtins.str | None = ...,
         arguments: builtins.str | None = ...,
+        extra_json: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["_arguments", b"_arguments", "_id", b"_id", "_name", b"_name", "_type", b"_type", "arguments", b"arguments", "id", b"id", "name", b"name", "type", b"type"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_arguments", b"_arguments", "_id", b"_id", "_name", b"_name", "_type", b"_type", "arguments", b"arguments", "id", b"id", "index", b"index", "name", b"name", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_arguments", b"_arguments", "_id", b"_id", "_name", b"_name", "_type", b"_type", "arguments", b"arguments", "extra_json", b"extra_json", "id", b"id", "index", b"index", "name", b"name", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__arguments: _TypeAlias = typing.Literal["arguments"]  # noqa: Y015
     _WhichOneofArgType__arguments: _TypeAlias = typing.Literal["_arguments", b"_arguments"]  # noqa: Y015

@@ -296,8 +296,13 @@ class StreamCompleteResponse(message.Message):
     START_FIELD_NUMBER: builtins.int
     DELTAS_FIELD_NUMBER: builtins.int
     END_FIELD_NUMBER: builtins.int
+    EXTRA_JSON_FIELD_NUMBER: builtins.int
     progress: builtins.str
     """How things stand, for people, while a model is being started."""
+    extra_json: builtins.str
+    """Whatever else the server tells of the answer as such after its beginning: members of a JSON object, as JSON text;
+    empty if nothing.
+    """
     @builtins.property
     def start(self) -> CompletionStart:
         """How the answer begins."""
@@ -317,10 +322,11 @@ class StreamCompleteResponse(message.Message):
         start: CompletionStart | None = ...,
         deltas: abc.Iterable[CompletionDelta] | None = ...,
         end: CompletionEnd | None = ...,
+        extra_json: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["_end", b"_end", "_start", b"_start", "end", b"end", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_end", b"_end", "_start", b"_start", "deltas", b"deltas", "end", b"end", "progress", b"progress", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_end", b"_end", "_start", b"_start", "deltas", b"deltas", "end", b"end", "extra_json", b"extra_json", "progress", b"progress", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__end: _TypeAlias = typing.Literal["end"]  # noqa: Y015
     _WhichOneofArgType__end: _TypeAlias = typing.Literal["_end", b"_end"]  # noqa: Y015

@@ -26,7 +26,7 @@ from weft.inference.v1 import completions_pb2 as weft_dot_inference_dot_v1_dot_c
 from weft.inference.v1 import usage_pb2 as weft_dot_inference_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"weft/inference/v1/embeddings.proto\x12\x11weft.inference.v1\x1a#weft/inference/v1/completions.proto\x1a\x1dweft/inference/v1/usage.proto\"\xf1\x01\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12)\n\x06inputs\x18\x02 \x03(\x0b\x32\x19.weft.inference.v1.Prompt\x12\x17\n\ndimensions\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12#\n\x16truncate_prompt_tokens\x18\x04 \x01(\x03H\x01\x88\x01\x01\x12\x11\n\x04user\x18\x05 \x01(\tH\x02\x88\x01\x01\x12\x12\n\nextra_json\x18\x1e \x01(\t\x12\x0f\n\x07\x63luster\x18\x1f \x01(\tB\r\n\x0b_dimensionsB\x19\n\x17_truncate_prompt_tokensB\x07\n\x05_user\"\xaa\x01\n\rEmbedResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x03\x12\r\n\x05model\x18\x03 \x01(\t\x12\x30\n\nembeddings\x18\x04 \x03(\x0b\x32\x1c.weft.inference.v1.Embedding\x12\'\n\x05usage\x18\x05 \x01(\x0b\x32\x18.weft.inference.v1.Usage\x12\x12\n\nextra_json\x18\x0f \x01(\t\"*\n\tEmbedding\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0e\n\x06values\x18\x02 \x03(\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"weft/inference/v1/embeddings.proto\x12\x11weft.inference.v1\x1a#weft/inference/v1/completions.proto\x1a\x1dweft/inference/v1/usage.proto\"\xf1\x01\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12)\n\x06inputs\x18\x02 \x03(\x0b\x32\x19.weft.inference.v1.Prompt\x12\x17\n\ndimensions\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12#\n\x16truncate_prompt_tokens\x18\x04 \x01(\x03H\x01\x88\x01\x01\x12\x11\n\x04user\x18\x05 \x01(\tH\x02\x88\x01\x01\x12\x12\n\nextra_json\x18\x1e \x01(\t\x12\x0f\n\x07\x63luster\x18\x1f \x01(\tB\r\n\x0b_dimensionsB\x19\n\x17_truncate_prompt_tokensB\x07\n\x05_user\"\xaa\x01\n\rEmbedResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x03\x12\r\n\x05model\x18\x03 \x01(\t\x12\x30\n\nembeddings\x18\x04 \x03(\x0b\x32\x1c.weft.inference.v1.Embedding\x12\'\n\x05usage\x18\x05 \x01(\x0b\x32\x18.weft.inference.v1.Usage\x12\x12\n\nextra_json\x18\x0f \x01(\t\">\n\tEmbedding\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0e\n\x06values\x18\x02 \x03(\x02\x12\x12\n\nextra_json\x18\x0f \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,5 +38,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMBEDRESPONSE']._serialized_start=370
   _globals['_EMBEDRESPONSE']._serialized_end=540
   _globals['_EMBEDDING']._serialized_start=542
-  _globals['_EMBEDDING']._serialized_end=584
+  _globals['_EMBEDDING']._serialized_end=604
 # @@protoc_insertion_point(module_scope)

@@ -131,20 +131,26 @@ class Embedding(message.Message):
 
     INDEX_FIELD_NUMBER: builtins.int
     VALUES_FIELD_NUMBER: builtins.int
+    EXTRA_JSON_FIELD_NUMBER: builtins.int
     index: builtins.int
     """Which input, from 0."""
+    extra_json: builtins.str
+    """Whatever else the server tells here: members of a JSON object, as JSON text; empty if nothing."""
     @builtins.property
     def values(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
-        """Its coordinates, of 32 bits, as the model computed them."""
+        """Its coordinates, of 32 bits, as the model computed them. A server that writes them as numbers with more digits than
+        that has them rounded.
+        """
 
     def __init__(
         self,
         *,
         index: builtins.int = ...,
         values: abc.Iterable[builtins.float] | None = ...,
+        extra_json: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["index", b"index", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["extra_json", b"extra_json", "index", b"index", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

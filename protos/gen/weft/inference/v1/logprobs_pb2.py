@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n weft/inference/v1/logprobs.proto\x12\x11weft.inference.v1\"P\n\x08Logprobs\x12\x30\n\x07\x63ontent\x18\x01 \x03(\x0b\x32\x1f.weft.inference.v1.TokenLogprob\x12\x12\n\nextra_json\x18\x0f \x01(\t\"\x81\x01\n\x0cTokenLogprob\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x12\x12\n\x05\x62ytes\x18\x03 \x01(\x0cH\x00\x88\x01\x01\x12\x33\n\x0ctop_logprobs\x18\x04 \x03(\x0b\x32\x1d.weft.inference.v1.TopLogprobB\x08\n\x06_bytes\"J\n\nTopLogprob\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x12\x12\n\x05\x62ytes\x18\x03 \x01(\x0cH\x00\x88\x01\x01\x42\x08\n\x06_bytesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n weft/inference/v1/logprobs.proto\x12\x11weft.inference.v1\"P\n\x08Logprobs\x12\x30\n\x07\x63ontent\x18\x01 \x03(\x0b\x32\x1f.weft.inference.v1.TokenLogprob\x12\x12\n\nextra_json\x18\x0f \x01(\t\"\x95\x01\n\x0cTokenLogprob\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x12\x12\n\x05\x62ytes\x18\x03 \x01(\x0cH\x00\x88\x01\x01\x12\x33\n\x0ctop_logprobs\x18\x04 \x03(\x0b\x32\x1d.weft.inference.v1.TopLogprob\x12\x12\n\nextra_json\x18\x0f \x01(\tB\x08\n\x06_bytes\"^\n\nTopLogprob\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x12\x12\n\x05\x62ytes\x18\x03 \x01(\x0cH\x00\x88\x01\x01\x12\x12\n\nextra_json\x18\x0f \x01(\tB\x08\n\x06_bytesb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOGPROBS']._serialized_start=55
   _globals['_LOGPROBS']._serialized_end=135
   _globals['_TOKENLOGPROB']._serialized_start=138
-  _globals['_TOKENLOGPROB']._serialized_end=267
-  _globals['_TOPLOGPROB']._serialized_start=269
-  _globals['_TOPLOGPROB']._serialized_end=343
+  _globals['_TOKENLOGPROB']._serialized_end=287
+  _globals['_TOPLOGPROB']._serialized_start=289
+  _globals['_TOPLOGPROB']._serialized_end=383
 # @@protoc_insertion_point(module_scope)

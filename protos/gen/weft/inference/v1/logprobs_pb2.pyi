@@ -54,6 +54,7 @@ class TokenLogprob(message.Message):
     LOGPROB_FIELD_NUMBER: builtins.int
     BYTES_FIELD_NUMBER: builtins.int
     TOP_LOGPROBS_FIELD_NUMBER: builtins.int
+    EXTRA_JSON_FIELD_NUMBER: builtins.int
     token: builtins.str
     """The token's text."""
     logprob: builtins.float
@@ -62,6 +63,8 @@ class TokenLogprob(message.Message):
     """The token as UTF-8; tokens may be parts of characters, which only join into text together. Absent if the server
     gives none.
     """
+    extra_json: builtins.str
+    """Whatever else the server tells here: members of a JSON object, as JSON text; empty if nothing."""
     @builtins.property
     def top_logprobs(self) -> containers.RepeatedCompositeFieldContainer[TopLogprob]:
         """The likeliest tokens in this place, as many as were asked for."""
@@ -73,10 +76,11 @@ class TokenLogprob(message.Message):
         logprob: builtins.float = ...,
         bytes: builtins.bytes | None = ...,
         top_logprobs: abc.Iterable[TopLogprob] | None = ...,
+        extra_json: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["_bytes", b"_bytes", "bytes", b"bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_bytes", b"_bytes", "bytes", b"bytes", "logprob", b"logprob", "token", b"token", "top_logprobs", b"top_logprobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_bytes", b"_bytes", "bytes", b"bytes", "extra_json", b"extra_json", "logprob", b"logprob", "token", b"token", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bytes: _TypeAlias = typing.Literal["bytes"]  # noqa: Y015
     _WhichOneofArgType__bytes: _TypeAlias = typing.Literal["_bytes", b"_bytes"]  # noqa: Y015
@@ -91,22 +95,26 @@ class TopLogprob(message.Message):
     TOKEN_FIELD_NUMBER: builtins.int
     LOGPROB_FIELD_NUMBER: builtins.int
     BYTES_FIELD_NUMBER: builtins.int
+    EXTRA_JSON_FIELD_NUMBER: builtins.int
     token: builtins.str
     """The token's text."""
     logprob: builtins.float
     """Its natural logarithm of probability."""
     bytes: builtins.bytes
     """The token as UTF-8; absent if the server gives none."""
+    extra_json: builtins.str
+    """Whatever else the server tells here: members of a JSON object, as JSON text; empty if nothing."""
     def __init__(
         self,
         *,
         token: builtins.str = ...,
         logprob: builtins.float = ...,
         bytes: builtins.bytes | None = ...,
+        extra_json: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["_bytes", b"_bytes", "bytes", b"bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_bytes", b"_bytes", "bytes", b"bytes", "logprob", b"logprob", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_bytes", b"_bytes", "bytes", b"bytes", "extra_json", b"extra_json", "logprob", b"logprob", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bytes: _TypeAlias = typing.Literal["bytes"]  # noqa: Y015
     _WhichOneofArgType__bytes: _TypeAlias = typing.Literal["_bytes", b"_bytes"]  # noqa: Y015

@@ -242,18 +242,22 @@ class ScoredPair(message.Message):
 
     INDEX_FIELD_NUMBER: builtins.int
     SCORE_FIELD_NUMBER: builtins.int
+    EXTRA_JSON_FIELD_NUMBER: builtins.int
     index: builtins.int
     """Which pair, from 0."""
     score: builtins.float
     """How well they fit; comparable within one model only."""
+    extra_json: builtins.str
+    """Whatever else the server tells here: members of a JSON object, as JSON text; empty if nothing."""
     def __init__(
         self,
         *,
         index: builtins.int = ...,
         score: builtins.float = ...,
+        extra_json: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["index", b"index", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["extra_json", b"extra_json", "index", b"index", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
