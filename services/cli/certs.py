@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +24,7 @@ from services.cli.certificate_authority import (
 from services.cli.failures import CommandError
 from services.cli.settings import load
 from services.cli.tables import print_table
+from services.edge.edge import PART, own_id
 from services.rpc.peer import PARTS, path_of, trust_domain_of
 from services.runtime.config import Config
 from services.runtime.tls import TlsConfig
@@ -117,17 +119,27 @@ def show(
 
 def ensure(config: Config, folder: Path) -> None:
     """Makes what is missing for all parts, and renews what ends soon, if the authority's key is there."""
-    now = datetime.now(UTC)
     domain = _tls(config).trust_domain
+    _ensure(domain, folder, {part: for_part(part, domain, timedelta(days=DAYS)) for part in PARTS})
 
-    def lacks(part: str) -> bool:
-        file = folder / f"{part}.pem"
+
+def ensure_envoy(config: Config, folder: Path, hosts: Sequence[str]) -> None:
+    """The same for an Envoy in front, which serves as these hosts."""
+    domain = _tls(config).trust_domain
+    _ensure(domain, folder, {PART: Wanted(own_id(domain), timedelta(days=DAYS), hosts)})
+
+
+def _ensure(domain: str, folder: Path, wanted: Mapping[str, Wanted]) -> None:
+    now = datetime.now(UTC)
+
+    def lacks(name: str) -> bool:
+        file = folder / f"{name}.pem"
         return not file.exists() or read_certificates(file)[0].not_valid_after_utc < now + _RENEW
 
-    if lacking := [part for part in PARTS if lacks(part)]:
+    if lacking := [name for name in wanted if lacks(name)]:
         authority = Authority.open(folder, folder / CA_KEY) or Authority.make(folder, folder / CA_KEY, domain)
-        for part in lacking:
-            authority.issue(for_part(part, domain, timedelta(days=DAYS)), part)
+        for name in lacking:
+            authority.issue(wanted[name], name)
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,19 +13,18 @@ import msgspec
 from weft.inference.v1 import inference_pb2, inference_pb2_grpc
 from weft.session.v1 import session_pb2, session_pb2_grpc
 
-from services.cli.certs import ensure
+from services.cli.certs import DIRECTORY, ensure, ensure_envoy
 from services.cli.connection import TIMEOUT
+from services.cli.edges import find_envoy
 from services.cli.inside import InsideServices
-from services.cli.local_shape import Shape, place
+from services.cli.local_envoy import envoy_part, hosts_of, made_ca, placed, url_of
+from services.cli.local_shape import GRACE, Shape, place
 from services.cli.parts import service_part, to_environ, worker_part
 from services.rpc.channel import bearer
 from services.runtime.child import Child, ChildSpec
 from services.runtime.config import Config
 from services.runtime.supervisor import Supervisor
 from services.runtime.tls import TlsConfig
-
-GRACE = 10.0
-"""Seconds that each part has to finish its calls; on one's own machine nobody waits longer for Ctrl-C."""
 
 POLL = 0.05
 """Seconds between two looks whether a model is there."""
@@ -47,6 +47,14 @@ class LocalMesh:
         self._tls = msgspec.structs.replace(config.section("tls", TlsConfig), **places["tls"])
         scheme = "https" if config.sections["facade"].tls_certificate_file else "http"
         self.url = f"{scheme}://{places['facade']['host']}:{places['facade']['port']}"
+        self._certs = config.home / (self._tls.directory or DIRECTORY)
+        self.ca: Path | None = None
+        """The authority of the HTTPS address, where it is one of ours."""
+        if shape.envoy:
+            find_envoy()  # before anything is started
+            self._envoy = placed(config, places["envoy"])
+            self.url, self.ca = url_of(self._envoy.https_address), made_ca(config, self._certs)
+        self._front = Supervisor(grace=GRACE, tell=tell)
         self._supervisor = Supervisor(grace=GRACE, tell=tell)
         self._inside = InsideServices(self._environ, grace=GRACE)
 
@@ -77,20 +85,29 @@ class LocalMesh:
         if self._shape.launcher:
             self._tell("Starting the launcher")
             await self._supervisor.start_ready(self._service("launcher"))
-        return await self._first_models(workers) if workers else []
+        models = await self._first_models(workers) if workers else []
+        if self._shape.envoy:
+            self._tell("Starting Envoy")
+            if self.ca is not None:
+                ensure_envoy(self._config, self._certs, hosts_of(self._envoy))
+            await self._front.start_ready(envoy_part(self._home, self._environ))
+        return models
 
     async def run(self) -> None:
         """Keeps all parts running. Returns only if the services in this process end by themselves."""
         self._supervisor.keep()
+        self._front.keep()
         await self._inside.ended()
 
     async def stop(self) -> None:
-        """Stops all parts in order: the facade first, so that calls in flight find the others."""
+        """Stops all parts in order: what is in front first, so that calls in flight find the others."""
+        await self._front.stop()
         await self._inside.stop()
         await self._supervisor.stop()
 
     def kill(self) -> None:
         """Ends all other processes at once."""
+        self._front.kill()
         self._supervisor.kill()
 
     def _service(self, name: str) -> ChildSpec:

@@ -11,6 +11,7 @@ import msgspec
 
 from services.cli.certs import DIRECTORY
 from services.cli.failures import CommandError
+from services.cli.local_envoy import place_envoy
 from services.cli.parts import KEYS, Overrides, Vllm, real_vllm, simulated_vllm
 from services.cli.ports import free_port, is_free
 from services.cli.settings import SERVICES
@@ -18,6 +19,9 @@ from services.runtime.config import Config
 from services.runtime.metrics import MetricsConfig
 from services.runtime.telemetry.config import TracingConfig
 from services.runtime.tls import TlsConfig
+
+GRACE = 10.0
+"""Seconds that each part has to finish its calls; on one's own machine nobody waits longer for Ctrl-C."""
 
 DEFAULT_PORTS = {"router": 7000, "registry": 7001, "auth": 7002, "launcher": 7003}
 
@@ -37,6 +41,8 @@ class Shape:
     apart: bool = False
     launcher: bool = False
     mtls: bool = False
+    envoy: bool = False
+    """An Envoy in front, which clients reach by HTTPS."""
 
     @property
     def endpoint(self) -> str:
@@ -64,6 +70,9 @@ def place(config: Config, shape: Shape) -> Overrides:
         _internal(config, shape, service) for service in ("auth", "registry", "router", "launcher")
     )
     host, port = _facade(config, shape)
+    directory = config.section("tls", TlsConfig).directory or (DIRECTORY if shape.mtls else "")
+    apart = shape.apart or shape.port == 0
+    front = place_envoy(config, apart=apart, mtls=bool(directory), drain_s=GRACE) if shape.envoy else {}
     return {
         "auth": {"address": auth, "bootstrap_keys": _keys(config)},
         "registry": {"address": registry, "auth_address": auth, "seed": _seed(config, shape)},
@@ -81,7 +90,8 @@ def place(config: Config, shape: Shape) -> Overrides:
         },
         "facade": {"host": host, "port": port, "router_address": router},
         "metrics": {"port": _metrics(config, shape)},
-        "tls": {"directory": config.section("tls", TlsConfig).directory or (DIRECTORY if shape.mtls else "")},
+        "tls": {"directory": directory, **front.get("tls", {})},
+        **({"envoy": front["envoy"]} if shape.envoy else {}),
         "tracing": _tracing(config.section("tracing", TracingConfig)),
     }
 

@@ -42,13 +42,18 @@ def up(
     mtls: Annotated[
         bool, typer.Option("--mtls", help="Mutual TLS between the parts, with certificates made where there are none.")
     ] = False,
+    envoy: Annotated[
+        bool, typer.Option("--envoy", help="An Envoy in front, by HTTPS; with --mtls also by gRPC.")
+    ] = False,
 ) -> None:
     """Start auth, registry, router, facade and workers, with a simulated vLLM unless told otherwise."""
     if vllm_url and vllm_model:
         raise typer.BadParameter("give --vllm-url or --vllm-model, not both")
     if not workers and not launcher:
         raise typer.BadParameter("a mesh without --launcher needs a worker: give --workers 1 or more")
-    shape = Shape(one_process, workers, port, tuple(vllm_url or ()), vllm_model, launcher=launcher, mtls=mtls)
+    shape = Shape(
+        one_process, workers, port, tuple(vllm_url or ()), vllm_model, launcher=launcher, mtls=mtls, envoy=envoy
+    )
     config = load()
     with locked(config.home):
         if one_process:
@@ -93,16 +98,17 @@ async def _up(mesh: LocalMesh, console: Console) -> int:
 async def _live(mesh: LocalMesh, console: Console) -> None:
     with console.status("Starting"):
         models = await mesh.start()
-    console.print(welcome(mesh.url, mesh.key, models), soft_wrap=True, markup=False)
+    console.print(welcome(mesh.url, mesh.key, models, mesh.ca), soft_wrap=True, markup=False)
     await mesh.run()
 
 
-def welcome(url: str, key: str, models: list[str]) -> str:
+def welcome(url: str, key: str, models: list[str], ca: Path | None = None) -> str:
     """How to use the mesh, with lines that work when pasted into a shell."""
     model = models[0] if models else "MODEL"
     body = f'{{"model": "{model}", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'
     curl = (
-        f'curl -N {url}/v1/chat/completions -H "Authorization: Bearer {key}" '
+        f"curl -N {'' if ca is None else f'--cacert {shlex.quote(str(ca))} '}"
+        f'{url}/v1/chat/completions -H "Authorization: Bearer {key}" '
         f'-H "Content-Type: application/json" -d {shlex.quote(body)}'
     )
     program = (
@@ -110,13 +116,15 @@ def welcome(url: str, key: str, models: list[str]) -> str:
         f'print(client.chat.completions.create(model="{model}", messages=[{{"role": "user", "content": "Hello"}}])'
         ".choices[0].message.content)"
     )
+    trusted = "" if ca is None else f"  Authority {ca}: clients must trust it\n"
     return (
         f"\nThe mesh is up.\n\n"
         f"  Base URL  {url}/v1\n"
         f"  Key       {key}\n"
-        f"  Models    {', '.join(models) or 'none yet'}\n\n"
+        f"  Models    {', '.join(models) or 'none yet'}\n"
+        f"{trusted}\n"
         f"{curl}\n\n"
-        f"{_python()} -c {shlex.quote(program)}\n\n"
+        f"{'' if ca is None else f'SSL_CERT_FILE={shlex.quote(str(ca))} '}{_python()} -c {shlex.quote(program)}\n\n"
         "Ctrl-C stops everything.\n"
     )
 
