@@ -21,6 +21,7 @@ from services.rpc.audited import Watch
 from services.rpc.channel import credential_of
 from services.rpc.peer_principals import PeerPrincipals
 from services.rpc.status import abort
+from services.rpc.traced import UNTRACED, RpcTrace, RpcTraces, Untraced
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class Authenticator(Protocol):
 
 class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc, unused-ignore]
     """Authenticates, checks roles, and turns what the handlers raise into status. With `peers`, a caller without a
-    bearer token is known by its client certificate.
+    bearer token is known by its client certificate; with `traces`, RPCs that belong to a trace are told of in it.
     """
 
     def __init__(
@@ -76,11 +77,13 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc, unused-ignore]
         authenticator: Authenticator,
         peers: PeerPrincipals | None = None,
         audit: Auditor | None = None,
+        traces: RpcTraces | None = None,
     ) -> None:
         self._access = {**HEALTH_AND_REFLECTION, **access}
         self._authenticator = authenticator
         self._peers = peers
         self._audit = audit
+        self._traces = traces
 
     async def intercept_service(
         self,
@@ -107,9 +110,14 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc, unused-ignore]
         def watch(context: Any) -> Watch:
             return Watch(self._audit, method, context)
 
+        def trace(context: Any) -> RpcTrace | Untraced:
+            if self._traces is None:
+                return UNTRACED
+            return self._traces.of(method, handler_call_details.invocation_metadata, context)
+
         if handler.response_streaming:
             return _replace(handler, _streaming(_behaviour(handler), admit, watch, method))
-        return _replace(handler, _unary(_behaviour(handler), admit, watch, method))
+        return _replace(handler, _unary(_behaviour(handler), admit, watch, trace, method))
 
     async def _identify(self, credential: str | None, context: Any) -> Principal:
         if credential is None and self._peers is not None:
@@ -121,22 +129,26 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc, unused-ignore]
 
 _Admit = Callable[[Any, Watch], Awaitable[None]]
 _MakeWatch = Callable[[Any], Watch]
+_MakeTrace = Callable[[Any], RpcTrace | Untraced]
 
 
-def _unary(behaviour: Any, admit: _Admit, make_watch: _MakeWatch, method: str) -> Any:
+def _unary(behaviour: Any, admit: _Admit, make_watch: _MakeWatch, make_trace: _MakeTrace, method: str) -> Any:
     async def serve(request: Any, context: Any) -> Any:
         watch = make_watch(context)
-        try:
-            await admit(context, watch)
-            return await watch.over(behaviour, request, context)
-        except ServiceError as error:
-            watch.failed(error)
-            await abort(context, error)
-        except grpc.aio.AbortError:
-            raise
-        except Exception:
-            log.exception("an unexpected error ended an RPC", extra={"method": method})
-            await abort(context, ServiceError(Reason.INTERNAL))
+        with make_trace(context) as trace:
+            try:
+                await admit(context, watch)
+                return await watch.over(behaviour, request, context)
+            except ServiceError as error:
+                watch.failed(error)
+                trace.failed(error)
+                await abort(context, error)
+            except grpc.aio.AbortError:
+                raise
+            except Exception:
+                log.exception("an unexpected error ended an RPC", extra={"method": method})
+                trace.failed(internal := ServiceError(Reason.INTERNAL))
+                await abort(context, internal)
 
     return serve
 
