@@ -29,7 +29,8 @@ test-vllm: .venv/.installed ## the tests against a real vLLM on the CPU; the fir
 	@python=$$($(BIN)/python tests/vllm/environment/build.py) && WEFT_VLLM_PYTHON=$$python $(BIN)/pytest tests/vllm $(ARGS)
 
 test-envoy: .venv/.installed ## the tests with the real Envoy in front; the first time fetches it, outside the checkout
-	@envoy=$$($(BIN)/python tests/envoy/environment/build.py) && WEFT_ENVOY=$$envoy $(BIN)/pytest tests/envoy $(ARGS)
+	@envoy=$$($(BIN)/python tests/envoy/environment/build.py) && xds=$$($(BIN)/python tests/envoy/environment/xds.py) && \
+	  WEFT_ENVOY=$$envoy WEFT_XDS_PYTHON=$$xds $(BIN)/pytest tests/envoy $(ARGS)
 
 test-globus: .venv/.installed ## the tests with real Globus Compute endpoints, a real Slurm and a real vLLM; as root
 	@bash tests/globus/environment/install.sh
@@ -56,6 +57,7 @@ types: .venv/.installed ## mypy, strict
 
 layers: .venv/.installed ## who may import whom
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/lint-imports --no-logo --config client/importlinter.toml
 
 protos: .venv/.installed ## write the stubs anew from the protos
 	$(BIN)/buf format --write protos
@@ -71,7 +73,7 @@ lock: .venv/.installed ## pin the dependencies of pyproject.toml; ARGS=--upgrade
 
 clean: ## remove the environment and every cache
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	find services tests bench compute_functions protos -name __pycache__ -prune -exec rm -rf {} +
+	find services client examples tests bench compute_functions protos -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/.installed: requirements.lock pyproject.toml
 	@bash .ci/environment.sh

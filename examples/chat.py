@@ -1,0 +1,15 @@
+"""Ask a model one thing. Without arguments: `python examples/chat.py [QUESTION]`, with the mesh of `weft up`."""
+
+import os
+import sys
+
+from weft.client import Client
+
+MODEL = os.environ.get("WEFT_MODEL", "sim-model")
+
+with Client() as client:  # WEFT_ROUTER and WEFT_KEY, or the mesh on this machine
+    answer = client.chat(MODEL, " ".join(sys.argv[1:]) or "What is a weft?", max_tokens=64)
+
+choice = answer.choices[0]
+print(choice.message.text)
+print(f"({choice.finish_reason}; {answer.usage.prompt_tokens} tokens in, {answer.usage.completion_tokens} out)")
