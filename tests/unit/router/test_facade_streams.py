@@ -46,11 +46,19 @@ class Facade:
         return [frame.WhichOneof("kind") for frame in self.frames]
 
 
+class Gateway(Answerer):
+    """Takes calls from facades alone."""
+
+    @property
+    def behind_facades(self) -> Answerer:
+        return self
+
+
 class Router:
     """A router with one facade, whose call is being answered, and which has stopped reading in the middle."""
 
     def __init__(self) -> None:
-        self.answerer = Answerer()
+        self.answerer = Gateway()
         self.facade = Facade()
         roster = Roster(settle=0)
         self.servicer = InferenceServicer(self.answerer, roster, Permits(roster), MuxLimits(), agent="router")
