@@ -32,6 +32,7 @@ COMMANDS = {
     "starts": "List and stop the starts of workers.",
     "certs": "Make certificates for mutual TLS.",
     "envoy": "Put an Envoy in front: render its configuration, check it, run it.",
+    "trace": "List the latest traces, and show where the time of one went.",
     "usage": "Show calls and tokens by user, group, model or day.",
     "audit": "Verify and show the audit logs.",
     "config": "Show or check the configuration.",

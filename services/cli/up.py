@@ -125,6 +125,7 @@ def welcome(url: str, key: str, models: list[str], ca: Path | None = None) -> st
         f"{trusted}\n"
         f"{curl}\n\n"
         f"{'' if ca is None else f'SSL_CERT_FILE={shlex.quote(str(ca))} '}{_python()} -c {shlex.quote(program)}\n\n"
+        "weft trace, in another terminal, shows where the time of each call went.\n"
         "Ctrl-C stops everything.\n"
     )
 
