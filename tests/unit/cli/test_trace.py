@@ -167,6 +167,14 @@ def test_the_list(home: Path) -> None:
     assert len(json.loads(CliRunner().invoke(app, ["--limit", "2", "--json"]).stdout)) == 2
 
 
+def test_the_list_tells_ids_apart_that_begin_alike(home: Path) -> None:
+    ids = ["a" * 20 + letter * 12 for letter in "bc"]
+    keep(home, [one(1, trace=id) for id in ids])
+    told = CliRunner().invoke(app, []).stdout
+    assert [id[:21] in told for id in ids] == [True, True]
+    assert ids[0][:22] not in told
+
+
 def test_one_of_them(home: Path) -> None:
     keep(home, [*streamed(), one(1, trace="4b" + "0" * 30)])
     shown = CliRunner().invoke(app, [ID[:5]]).stdout
