@@ -16,14 +16,14 @@ Piece = TypeVar("Piece")
 Whole = TypeVar("Whole")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rpc(Generic[Request, Answer]):
     """A call with one answer, by its name in the service."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StreamRpc(Generic[Request, Piece, Whole]):
     """A call whose answer comes in pieces. `ends` tells the piece without which a stream was cut."""
 
