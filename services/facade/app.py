@@ -15,11 +15,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from services.core.errors import Reason, ServiceError
 from services.core.headers import TO_ROUTER
 from services.core.inference import Headers, Inference, Request
+from services.core.tracing import Tracer, log_fields, under
 from services.facade.exchange import Answer, Send, send_error, send_whole
 from services.facade.guard import CONNECTION
 from services.facade.metrics import OPEN_CALLS, count_response
 from services.facade.request_id import is_request_id, new_request_id
 from services.facade.routes import OPEN_TO_ALL, OWN, Own, Redirect, Route, only, resolve
+from services.facade.trace import LEFT, RequestTrace, trace
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +55,21 @@ class AppSettings:
 
 
 class App:
-    """Answers HTTP requests. `ready` tells whether the mesh behind can take calls."""
+    """Answers HTTP requests. `ready` tells whether the mesh behind can take calls. Calls to models are traced, if there
+    is a tracer; what is asked for by GET is none.
+    """
 
-    def __init__(self, inference: Inference, ready: Callable[[], Awaitable[bool]], settings: AppSettings) -> None:
+    def __init__(
+        self,
+        inference: Inference,
+        ready: Callable[[], Awaitable[bool]],
+        settings: AppSettings,
+        tracer: Tracer | None = None,
+    ) -> None:
         self._inference = inference
         self._ready = ready
         self._settings = settings
+        self._tracer = tracer
         self._answers: set[Answer] = set()
         self._arriving = 0
         OPEN_CALLS.set_function(lambda: len(self._answers))
@@ -72,7 +83,10 @@ class App:
         """One request."""
         headers, request_id = _travelling(scope["headers"])
         method, path = scope["method"], scope["path"]
-        operation = path
+        operation, traced = path, None
+        if self._tracer is not None and method == "POST":
+            traced = trace(self._tracer, headers)
+            headers = under(headers, traced.context)
         try:
             if path in OWN:
                 status = await self._answer(OWN[path], method, send, request_id)
@@ -82,14 +96,23 @@ class App:
                     status = await _redirect(send, scope, route, request_id)
                 else:
                     operation = route.operation
-                    status = await self._call(route, scope, headers, receive, send, request_id)
+                    status = await self._call(route, scope, headers, receive, send, request_id, traced)
         except ServiceError as error:
+            if traced is not None:
+                traced.error = error
             status = await send_error(send, error, operation, request_id)
         except Exception:
-            log.exception("an unexpected error ended a request", extra={"request_id": request_id.decode()})
+            internal = ServiceError(Reason.INTERNAL)
+            ids = log_fields(None if traced is None else traced.context)
+            log.exception("an unexpected error ended a request", extra={"request_id": request_id.decode(), **ids})
+            if traced is not None:
+                traced.error = internal
             # Where the answer has begun, uvicorn refuses this and cuts the connection.
-            status = await send_error(send, ServiceError(Reason.INTERNAL), operation, request_id)
+            status = await send_error(send, internal, operation, request_id)
         count_response(operation, status)
+
+        if traced is not None:
+            traced.finish(operation, status, request_id)
 
     async def _answer(self, what: Own, method: str, send: Send, request_id: bytes) -> int:
         if what is Own.HEALTH:
@@ -103,7 +126,14 @@ class App:
         return await send_whole(send, 200, _JSON, _VERSION, request_id)
 
     async def _call(
-        self, route: Route, scope: Scope, headers: Headers, receive: Receive, send: Send, request_id: bytes
+        self,
+        route: Route,
+        scope: Scope,
+        headers: Headers,
+        receive: Receive,
+        send: Send,
+        request_id: bytes,
+        traced: RequestTrace | None,
     ) -> int:
         credentials = sum(name == "authorization" for name, _ in headers)
         if credentials > 1:  # A proxy in front might have judged the other one.
@@ -112,9 +142,11 @@ class App:
             raise ServiceError(Reason.CREDENTIAL_MISSING)  # before a body of any size is read
         body = await self._body(scope, receive) if route.method == "POST" else b""
         if body is None:
-            return 499
+            if traced is not None:
+                traced.leave()
+            return LEFT
         request = Request(route.operation, headers, body, route.method, route.cluster, route.framework)
-        answer = Answer(send, scope["extensions"][CONNECTION], route.operation, request_id)
+        answer = Answer(send, scope["extensions"][CONNECTION], route.operation, request_id, traced)
         self._answers.add(answer)
         try:
             await answer.relay(self._inference, request, self._window())

@@ -11,6 +11,7 @@ from services.core.http_errors import render, render_event
 from services.core.inference import Call, Head, Inference, Request
 from services.facade.events import EventBoundary
 from services.facade.guard import Connection
+from services.facade.trace import LEFT, RequestTrace
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -22,11 +23,19 @@ class ClientLeftError(Exception):
 class Answer:
     """Receives one answer, and sends it to the client as fast as the client reads."""
 
-    def __init__(self, send: Send, connection: Connection, operation: str, request_id: bytes) -> None:
+    def __init__(
+        self,
+        send: Send,
+        connection: Connection,
+        operation: str,
+        request_id: bytes,
+        trace: RequestTrace | None = None,
+    ) -> None:
         self._send = send
         self._connection = connection
         self._operation = operation
         self._request_id = request_id
+        self._trace = trace
         self._call: Call | None = None
         self._head: Head | None = None
         self._chunks: list[bytes] = []
@@ -56,7 +65,7 @@ class Answer:
             await self._start(self._head)
             await self._relay()
         except ClientLeftError:
-            self.status = 499
+            self.status = LEFT
         finally:
             self._connection.on_leave = None
             self._call.cancel()
@@ -69,6 +78,8 @@ class Answer:
 
     async def _start(self, head: Head) -> None:
         self.status = head.status
+        if self._trace is not None:
+            self._trace.begin_answer()
         headers = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in head.headers]
         headers = [header for header in headers if header[0] != b"x-request-id"]
         headers.append((b"x-request-id", self._request_id))
@@ -81,6 +92,8 @@ class Answer:
             body = b"".join(self._chunks)
             self._chunks.clear()
             ended, error = self._ended, self._error
+            if error is not None and self._trace is not None:
+                self._trace.error = error
             if error is not None and (self._boundary is None or self._boundary.torn):
                 self._connection.abort()
                 return
@@ -115,6 +128,8 @@ class Answer:
 
     def _leave(self) -> None:
         self._left = True
+        if self._trace is not None:
+            self._trace.leave()
         if self._call is not None:
             self._call.cancel()  # At once, and not when the relaying task has its turn: a GPU is at work.
         self._wake()

@@ -42,7 +42,7 @@ async def serve_http(
         call_window=config.call_window_bytes,
         window_budget=config.window_budget_bytes,
     )
-    app = App(inference, ready, settings)
+    app = App(inference, ready, settings, process.tracer)
     guard = GuardSettings(config.header_timeout_s, config.body_timeout_s, config.max_header_bytes)
     https = config.https(process.home)
     context = None if https is None else https_context(https)
