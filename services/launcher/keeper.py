@@ -17,6 +17,7 @@ from typing import Final
 from services.core.catalogue import Catalogue
 from services.core.errors import ServiceError
 from services.core.globus import CallMode
+from services.core.tracing import log_fields, parse
 from services.launcher import machine
 from services.launcher.board import Board
 from services.launcher.carrier import Carrier
@@ -26,6 +27,7 @@ from services.launcher.policy import Action, GiveUp, Launch, Policy, Stop, Use, 
 from services.launcher.queues import Queues
 from services.launcher.requests import in_task_mode, launched, new_start, resolve
 from services.launcher.routers import Routers, Sightings
+from services.launcher.start_trace import StartTraces
 from services.launcher.starts import Start, StartState
 from services.launcher.states import describe
 from services.launcher.store import LeaseLostError, Store
@@ -55,6 +57,7 @@ class Keeper:
         config: LauncherConfig,
         carrier: Callable[[Callable[[], None]], Carrier],
         *,
+        traces: StartTraces | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -63,6 +66,7 @@ class Keeper:
         self._queues = queues
         self._board = board
         self._config = config
+        self._traces = traces
         self._clock = clock
         self._fence: int | None = None
         self._woken = asyncio.Event()
@@ -178,7 +182,10 @@ class Keeper:
                 if found is None:
                     return
                 tasks = in_task_mode(found[0], found_out=endpoint in found_out)
-                start = new_start(endpoint, slot, *found, now, tasks=tasks)
+                cause = await self._store.cause(endpoint, now - self._config.want_life_s)
+                start = new_start(endpoint, slot, *found, now, tasks=tasks, cause=cause)
+                if self._traces is not None:
+                    start = self._traces.decided(start)
                 if await self._store.add(start, self._held()):
                     log.info("starting a worker", extra={"start": start.id, "endpoint": endpoint, "slot": slot})
                     self._starts[start.id] = start
@@ -202,9 +209,12 @@ class Keeper:
         await self._store.put(start, self._held())
         self._starts[start.id] = start
         count_change(before, start)
+        if self._traces is not None:
+            self._traces.changed(before, start)
         if start.state is not before.state:
             level = logging.WARNING if start.state is StartState.FAILED else logging.INFO
             details = {"start": start.id, "endpoint": start.endpoint, "slot": start.slot}
+            details |= log_fields(parse(start.place))
             log.log(level, "a start is %s: %s", start.state.name.lower(), start.detail, extra=details)
 
     # What has happened

@@ -95,6 +95,7 @@ class Requests:
             "grace_s": config.worker_grace_s,
             "drain_before_s": config.drain_before_s,
             "attach_timeout_s": config.attach_timeout_s,
+            "traceparent": start.traceparent,
         }
         return _submission(start, at, function, payload)
 
@@ -115,10 +116,10 @@ def _submission(start: Start, at: GlobusFunction, function: str, payload: Mappin
 
 
 def new_start(
-    endpoint: str, slot: int, backend: GlobusBackend, launch: LaunchPolicy, now: float, *, tasks: bool
+    endpoint: str, slot: int, backend: GlobusBackend, launch: LaunchPolicy, now: float, *, tasks: bool, cause: str = ""
 ) -> Start:
-    """A start, decided now. Its slot is in its user endpoint's configuration, so that each worker has a job of its
-    own, and its tasks reach the node of that job.
+    """A start, decided now, for the call whose `traceparent` is `cause`, if that is known. Its slot is in its user
+    endpoint's configuration, so that each worker has a job of its own, and its tasks reach the node of that job.
     """
     config = {**launch.user_endpoint_config, "weft_endpoint": endpoint, "weft_slot": slot}
     return Start(
@@ -130,6 +131,7 @@ def new_start(
         globus_endpoint=launch.start_worker.endpoint_uuid,
         credentials=backend.credentials or DEFAULT_CREDENTIALS,
         config=msgspec.json.encode(config).decode(),
+        cause=cause,
     )
 
 

@@ -15,6 +15,7 @@ from services.core.catalogue import Catalogue
 from services.core.errors import Reason, ServiceError
 from services.core.names import check, endpoint_name
 from services.core.principal import Role
+from services.core.tracing import parse
 from services.launcher.board import Board
 from services.launcher.messages import to_endpoint_state, to_queue, to_start
 from services.launcher.queues import Queues
@@ -74,7 +75,9 @@ class LauncherServicer(launcher_pb2_grpc.LauncherServiceServicer):
             message = f"No workers are started for '{request.endpoint}': it has no launch policy."
             raise ServiceError(Reason.RESOURCE_NOT_FOUND, message, param="endpoint")
         waiting = min(request.waiting, _WAITING_MOST)
-        await self._store.say_want(request.endpoint, request.router, waiting, self._clock())
+        cause = parse(request.traceparent)
+        traceparent = cause.traceparent if cause is not None else ""
+        await self._store.say_want(request.endpoint, request.router, waiting, self._clock(), traceparent)
         if state is None or state.state is None:
             self._wake()
         # An endpoint that was made a moment ago has no state yet: its first round is still to come.

@@ -32,6 +32,9 @@ class Start(msgspec.Struct, frozen=True, omit_defaults=True):
     `task` is Globus's id of the start-worker task. `counts` is false for an end that says nothing against the next
     attempt. `absent_since` is when its worker was first missed at every router; `task_error` why its task is over
     although its worker was still there.
+
+    `cause` is the `traceparent` of the call that it was decided for, if that is traced; `place` that of its own span,
+    if it is: written down at the decision, as its worker's span names it as its parent long before it has ended.
     """
 
     id: str
@@ -62,6 +65,13 @@ class Start(msgspec.Struct, frozen=True, omit_defaults=True):
     outcome: str = ""
     counts: bool = True
     revoked: bool = False
+    cause: str = ""
+    place: str = ""
+
+    @property
+    def traceparent(self) -> str:
+        """What its worker's own spans belong to; empty if nothing is traced."""
+        return self.place or self.cause
 
     @property
     def live(self) -> bool:

@@ -17,6 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.core.errors import Reason
+from services.core.tracing import parse
 from services.launcher.starts import Start
 from services.launcher.tables import HEAD, VERSION_TABLE, lease, metadata, starts, task_mode, wants
 from services.runtime.database import explained, upgrade
@@ -152,11 +153,11 @@ class Store:
 
     # Wants
 
-    async def say_want(self, endpoint: str, router: str, waiting: int, now: float) -> None:
-        """Notes how many calls wait for an endpoint at a router."""
+    async def say_want(self, endpoint: str, router: str, waiting: int, now: float, traceparent: str = "") -> None:
+        """Notes how many calls wait for an endpoint at a router, and the span of one of them."""
         async with self._writing() as connection:
-            values = {"endpoint": endpoint, "router": router, "waiting": waiting, "said_at": now}
-            said = {"waiting": waiting, "said_at": now}
+            said = {"waiting": waiting, "said_at": now, "traceparent": traceparent}
+            values = {"endpoint": endpoint, "router": router, **said}
             await connection.execute(
                 _insert(connection, wants, values).on_conflict_do_update(
                     index_elements=[wants.c.endpoint, wants.c.router], set_=said
@@ -168,6 +169,17 @@ class Store:
         total = sa.func.sum(wants.c.waiting).label("total")
         query = sa.select(wants.c.endpoint, total).where(wants.c.said_at >= since).group_by(wants.c.endpoint)
         return {row.endpoint: int(row.total) for row in await self._read(query) if row.total}
+
+    async def cause(self, endpoint: str, since: float) -> str:
+        """The `traceparent` of a call that waits for an endpoint, by the wants said since then: of one that is sampled
+        if any is, else of the one that has been told of first; empty if none is traced.
+        """
+        told = sa.and_(wants.c.endpoint == endpoint, wants.c.said_at >= since, wants.c.traceparent != "")
+        rows = await self._read(
+            sa.select(wants.c.traceparent).where(told, wants.c.waiting > 0).order_by(wants.c.said_at)
+        )
+        found = [place for row in rows if (place := parse(row.traceparent)) is not None]
+        return max(found, key=lambda place: place.sampled).traceparent if found else ""
 
     async def forget_wants(self, before: float) -> None:
         """Deletes the wants that were last said before then."""

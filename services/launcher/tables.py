@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from services.runtime.database import NAME
 
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 """The newest of `migrations/versions`; a test holds the two together."""
 
 VERSION_TABLE: Final = "launcher_version"
@@ -56,7 +56,9 @@ wants: Final = sa.Table(
     sa.Column("router", sa.Text, primary_key=True),
     sa.Column("waiting", sa.Integer, nullable=False),
     sa.Column("said_at", sa.Double, nullable=False),
+    sa.Column("traceparent", sa.Text, nullable=False, server_default=""),
 )
+"""`traceparent` is that of one of the calls that wait; empty if none is traced."""
 task_mode: Final = sa.Table(
     "launcher_task_mode",
     metadata,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from services.core.tracing import TraceContext
 from services.router.targets import Launchable, Sought
 
 _DEFAULT_RETRY: Final = 30.0
@@ -152,3 +153,24 @@ def wants(
         if chosen is not None:
             wanted[chosen.endpoint] += count
     return wanted
+
+
+def cause(
+    cold: ColdEndpoints,
+    waiting: Mapping[Sought, TraceContext | None],
+    launchable: Callable[[Sought], Sequence[Launchable]],
+    endpoint: str,
+) -> str:
+    """The `traceparent` of a call that waits for a worker of an endpoint, of one that is sampled if any is; empty if
+    none is traced. `waiting` has a call's span for everything that calls wait for.
+    """
+    found: TraceContext | None = None
+    for sought, place in waiting.items():
+        if place is None or (found is not None and not place.sampled):
+            continue
+        chosen = cold.choose(launchable(sought))
+        if chosen is not None and chosen.endpoint == endpoint:
+            found = place
+            if place.sampled:
+                break
+    return found.traceparent if found is not None else ""

@@ -17,7 +17,7 @@ import grpc
 from weft.launcher.v1 import launcher_pb2, launcher_pb2_grpc
 
 from services.core.errors import Reason, ServiceError
-from services.router.cold import ColdEndpoint, ColdEndpoints, StartState, wants
+from services.router.cold import ColdEndpoint, ColdEndpoints, StartState, cause, wants
 from services.router.roster import Roster
 from services.rpc.channel import bearer
 from services.rpc.errors import from_rpc_error
@@ -179,8 +179,15 @@ class Launcher:
         del self._saying[endpoint]
         self._stirred.set()  # Meanwhile it may be otherwise.
 
+    def _cause(self, endpoint: str) -> str:
+        calls = self._roster.waiting_calls
+        waiting = {sought: calls.traced(sought) for sought in calls.counts}
+        return cause(self._cold, waiting, self._roster.launchable, endpoint)
+
     async def _say(self, endpoint: str, waiting: int) -> None:
-        request = launcher_pb2.WantRequest(endpoint=endpoint, router=self._name, waiting=waiting)
+        request = launcher_pb2.WantRequest(
+            endpoint=endpoint, router=self._name, waiting=waiting, traceparent=self._cause(endpoint)
+        )
         try:
             async with self._slots:
                 answer = await self._stub.Want(request, metadata=bearer(self._key()), timeout=_WANT_TIMEOUT)

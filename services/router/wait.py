@@ -13,6 +13,7 @@ from services.core.access import unknown_model
 from services.core.deadlines import HOP, Timer, Watchdog
 from services.core.errors import Reason, ServiceError
 from services.core.inference import Headers, Request
+from services.core.tracing import TraceContext
 from services.router import verdict
 from services.router.cold import Outlook
 from services.router.dispatcher import Dispatcher
@@ -47,6 +48,10 @@ class WaitingCall(Protocol):
     @property
     def started(self) -> float:
         """When it came, by the scheduler's clock."""
+
+    @property
+    def context(self) -> TraceContext | None:
+        """The place of its span, if it is traced."""
 
     def next_attempt(self) -> None:
         """Something may serve it now."""
@@ -148,6 +153,11 @@ class Wait:
         return self._dispatcher.cold.outlook(self._launchable())
 
     # Waiter
+
+    @property
+    def context(self) -> TraceContext | None:
+        """See `Waiter.context`."""
+        return self._call.context
 
     def next_attempt(self) -> None:
         """See `Waiter.next_attempt`."""

@@ -13,7 +13,11 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Protocol
 
+from services.core.tracing import TraceContext
 from services.router.targets import Sought
+
+_LOOKED_AT: Final = 100
+"""Calls of one queue that are looked at for one that is traced."""
 
 _SLACK: Final = 64
 """Turns of calls that have left, beside those that wait, before a queue is cleaned."""
@@ -36,6 +40,10 @@ class Waiter(Protocol):
     @property
     def size(self) -> int:
         """The size of its body, in bytes."""
+
+    @property
+    def context(self) -> TraceContext | None:
+        """The place of its span, if it is traced."""
 
     def next_attempt(self) -> None:
         """Something may serve it now. It waits no longer, unless it says so again."""
@@ -122,6 +130,13 @@ class WaitingCalls:
     def counts(self) -> dict[Sought, int]:
         """How many wait for what."""
         return {sought: queue.size for sought, queue in tuple(self._queues.items())}  # for other threads, too
+
+    def traced(self, sought: Sought) -> TraceContext | None:
+        """The span of one that waits for it: of one that is sampled, if any is."""
+        queue = self._queues.get(sought)
+        waiters = (waiter for lane in queue.lanes.values() for waiter in lane.waiters.values()) if queue else ()
+        places = [waiter.context for waiter in itertools.islice(waiters, _LOOKED_AT)]
+        return max(filter(None, places), key=lambda place: place.sampled, default=None)
 
     def add(self, waiter: Waiter, sought: Sought) -> None:
         """Waits, behind all of its caller's that came before."""

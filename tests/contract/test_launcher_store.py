@@ -261,6 +261,27 @@ async def test_task_mode_is_kept_until_it_is_ended(one: Store, two: Store) -> No
     assert await two.in_task_mode() == frozenset()
 
 
+# The traces of calls that wait
+
+
+def traceparent(number: int, *, sampled: bool) -> str:
+    return f"00-{number:032x}-{number:016x}-{'01' if sampled else '00'}"
+
+
+async def test_a_start_is_for_a_call_that_is_sampled_if_any_is(one: Store, two: Store) -> None:
+    assert await one.cause(ENDPOINT, since=0.0) == ""
+    await one.say_want(ENDPOINT, "r1", 3, now=10.0)
+    assert await two.cause(ENDPOINT, since=0.0) == "", "none of them is traced"
+    await one.say_want(ENDPOINT, "r2", 1, 11.0, traceparent(2, sampled=False))
+    assert await two.cause(ENDPOINT, since=0.0) == traceparent(2, sampled=False)
+    await two.say_want(ENDPOINT, "r3", 1, 12.0, traceparent(3, sampled=True))
+    await two.say_want("clusters/c/endpoints/other", "r3", 1, 12.0, traceparent(4, sampled=True))
+    assert await one.cause(ENDPOINT, since=0.0) == traceparent(3, sampled=True)
+    assert await one.cause(ENDPOINT, since=12.5) == "", "what is not said again does not count"
+    await two.say_want(ENDPOINT, "r3", 0, now=13.0)
+    assert await one.cause(ENDPOINT, since=0.0) == traceparent(2, sampled=False), "that call waits no longer"
+
+
 # The schema
 
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 from services.core.catalogue import Catalogue, Endpoint
 from services.core.errors import Reason, ServiceError
 from services.core.globus import CallMode, GlobusBackend, GlobusFunction, LaunchPolicy
+from services.core.tracing import Sampling, Span, Tracer
 from services.globus.errors import GlobusError, Kind
 from services.launcher.board import Board
 from services.launcher.carrier import Carrier
@@ -22,6 +23,7 @@ from services.launcher.machine import Seen
 from services.launcher.queues import Queues
 from services.launcher.requests import Requests
 from services.launcher.routers import Place, Routers, Sightings
+from services.launcher.start_trace import StartTraces
 from services.launcher.starts import Start
 from services.launcher.store import Store
 from services.launcher.task_workers import TaskWorker
@@ -153,6 +155,26 @@ class Followed:
         pass
 
 
+class Spans:
+    """Those that were made, by all launchers, in order."""
+
+    def __init__(self) -> None:
+        self.made: list[Span] = []
+        self.tracer: Tracer | None = None
+
+    def on(self, **sampling: Any) -> None:
+        """Launchers that are opened from now on trace."""
+        self.tracer = Tracer(self, Sampling(**sampling))
+
+    def record(self, span: Span) -> None:
+        self.made.append(span)
+
+    def take(self) -> list[Span]:
+        """Those since the last time."""
+        made, self.made = self.made, []
+        return made
+
+
 class Site:
     """What launchers share: the database, the catalogue, and the others."""
 
@@ -160,6 +182,7 @@ class Site:
         self.clock, self.globus, self.auth, self.sessions = Clock(), Globus(), Auth(), Sessions()
         self.folder = folder
         self.catalogue = Catalogue()
+        self.spans = Spans()
 
     def endpoint(self, mode: CallMode = CallMode.SESSION, **policy: Any) -> None:
         """Has the catalogue hold the endpoint, and nothing else."""
@@ -189,7 +212,15 @@ class Launcher:
             return self.carrier
 
         self.keeper = Keeper(
-            self.store, lambda: site.catalogue, routers, queues, self.board, CONFIG, carrier, clock=site.clock
+            self.store,
+            lambda: site.catalogue,
+            routers,
+            queues,
+            self.board,
+            CONFIG,
+            carrier,
+            traces=StartTraces(site.spans.tracer) if site.spans.tracer is not None else None,
+            clock=site.clock,
         )
 
     async def open(self) -> Launcher:
@@ -220,8 +251,8 @@ class Launcher:
         """Whether nothing is left to do for any."""
         return not await self.store.unsettled()
 
-    async def want(self, waiting: int, router: str = "r") -> None:
-        await self.store.say_want(ENDPOINT, router, waiting, self.site.clock.now)
+    async def want(self, waiting: int, router: str = "r", traceparent: str = "") -> None:
+        await self.store.say_want(ENDPOINT, router, waiting, self.site.clock.now, traceparent)
 
 
 READY = Seen("i", ready=True)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from services.core.tracing import TraceContext
+
 
 class Waiter:
     """See `services.router.waiting.Waiter`."""
+
+    context: TraceContext | None = None
 
     def __init__(
         self, wake: Callable[[], None], told: Callable[[], None] = lambda: None, *, caller: str = "users/a"

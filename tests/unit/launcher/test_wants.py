@@ -18,6 +18,7 @@ from services.launcher.store import Store
 
 COLD = "clusters/c/endpoints/cold"
 WORKERS = "clusters/c/endpoints/workers"
+PLACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 class Wants:
@@ -25,9 +26,11 @@ class Wants:
 
     def __init__(self) -> None:
         self.said: list[tuple[str, str, int]] = []
+        self.traceparent = ""
 
-    async def say_want(self, endpoint: str, router: str, waiting: int, now: float) -> None:
+    async def say_want(self, endpoint: str, router: str, waiting: int, now: float, traceparent: str = "") -> None:
         self.said.append((endpoint, router, waiting))
+        self.traceparent = traceparent
 
 
 class Desk:
@@ -80,3 +83,13 @@ async def test_an_endpoint_without_a_launch_policy_is_told_so(endpoint: str) -> 
         await desk.want(endpoint)
     assert refusal.value.reason is Reason.RESOURCE_NOT_FOUND
     assert desk.wants.said == []
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [(PLACE, PLACE), ("", ""), ("00-" + "0" * 32 + "-00f067aa0ba902b7-01", ""), ("x" * 10_000, "")],
+)
+async def test_the_trace_of_a_call_that_waits_is_kept_if_it_is_one(said: str, kept: str) -> None:
+    desk = Desk()
+    await desk.servicer.Want(pb.WantRequest(endpoint=COLD, router="r", waiting=3, traceparent=said), None)
+    assert desk.wants.traceparent == kept

@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 
 from services.core.globus import GlobusFunction, LaunchPolicy
-from services.router.cold import ColdEndpoint, ColdEndpoints, StartState, wants
+from services.core.tracing import TraceContext
+from services.router.cold import ColdEndpoint, ColdEndpoints, StartState, cause, wants
 from services.router.targets import Launchable, Sought
 
 A, B, C = (f"clusters/{name}/endpoints/e" for name in "abc")
@@ -100,3 +101,18 @@ def test_nothing_is_hoped_for_where_every_start_has_failed_for_longer():
     cold.learn({B: failed})
     assert cold.hopeless(both, 30)
     assert not cold.hopeless(both, 60)
+
+
+def test_the_call_that_causes_a_start_is_one_that_is_sampled_if_any_is():
+    cold = ColdEndpoints()
+    first, second, other = (Sought(name, "", "", "") for name in "mno")
+    where = {first: (launchable(A),), second: (launchable(A),), other: (launchable(B),)}
+    unsampled = TraceContext("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", sampled=False)
+    sampled = TraceContext("5bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", sampled=True)
+
+    def caused(waiting: dict[Sought, TraceContext | None]) -> str:
+        return cause(cold, waiting, where.__getitem__, A)
+
+    assert caused({}) == caused({first: None, other: sampled}) == ""
+    assert caused({first: unsampled, other: sampled}) == unsampled.traceparent
+    assert caused({first: unsampled, second: sampled}) == sampled.traceparent

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.core.tracing import TraceContext
 from services.router.targets import Sought
 from services.router.waiting import WaitingCalls
 from tests.testing.waiting import Waiter
@@ -134,3 +135,17 @@ def test_callers_take_turns(callers, data):
     expected = turns(sorted(staying, key=lambda name: (order.index(name[0]), int(name[1:]))))
     assert line.change(room=len(names)) == expected
     assert len(line.waiting) == 0
+
+
+def test_of_those_who_wait_one_that_is_sampled_tells_its_span():
+    line = Line(0)
+    assert line.waiting.traced(MODEL) is None
+    line.add("a1")
+    assert line.waiting.traced(MODEL) is None
+    places = [TraceContext(f"{n:032x}", f"{n:016x}", sampled=n == 2) for n in (1, 2, 3)]
+    waiters = [line.add(name) for name in ("a2", "b1", "b2")]
+    for waiter, place in zip(waiters, places, strict=True):
+        waiter.context = place
+    assert line.waiting.traced(MODEL) == places[1]
+    line.waiting.leave(waiters[1])
+    assert line.waiting.traced(MODEL) in (places[0], places[2])

@@ -25,41 +25,41 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fweft/launcher/v1/launcher.proto\x12\x10weft.launcher.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x85\x04\n\x05Start\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x0c\n\x04slot\x18\x03 \x01(\r\x12+\n\x05state\x18\x04 \x01(\x0e\x32\x1c.weft.launcher.v1.StartState\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\x12\x0b\n\x03job\x18\x06 \x01(\t\x12\x16\n\x0equeue_position\x18\x07 \x01(\r\x12\x37\n\x13\x65xpected_start_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0cjob_end_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08instance\x18\n \x01(\t\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bsubmit_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x61ttach_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nready_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"@\n\x0bWantRequest\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x0e\n\x06router\x18\x02 \x01(\t\x12\x0f\n\x07waiting\x18\x03 \x01(\r\">\n\x0cWantResponse\x12.\n\x05state\x18\x01 \x01(\x0b\x32\x1f.weft.launcher.v1.EndpointState\"\x94\x01\n\rEndpointState\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12+\n\x05state\x18\x02 \x01(\x0e\x32\x1c.weft.launcher.v1.StartState\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x15\n\rretry_after_s\x18\x04 \x01(\r\x12\r\n\x05tasks\x18\x05 \x01(\x08\x12\x0e\n\x06\x66\x61iled\x18\x06 \x01(\x08\"\x0e\n\x0cWatchRequest\"Q\n\rWatchResponse\x12\x32\n\tendpoints\x18\x01 \x03(\x0b\x32\x1f.weft.launcher.v1.EndpointState\x12\x0c\n\x04gone\x18\x02 \x03(\t\"`\n\x11ListStartsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\x12\x12\n\nshow_ended\x18\x04 \x01(\x08\"V\n\x12ListStartsResponse\x12\'\n\x06starts\x18\x01 \x03(\x0b\x32\x17.weft.launcher.v1.Start\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x10StopStartRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x11StopStartResponse\x12&\n\x05start\x18\x01 \x01(\x0b\x32\x17.weft.launcher.v1.Start\"\"\n\x0fGetQueueRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\"\x96\x01\n\x10GetQueueResponse\x12.\n\nquery_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x04jobs\x18\x02 \x03(\x0b\x32\x1b.weft.launcher.v1.QueuedJob\x12\x12\n\nfree_nodes\x18\x03 \x01(\r\x12\x13\n\x0btotal_nodes\x18\x04 \x01(\r\"\xfc\x01\n\tQueuedJob\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x17\n\x0fscheduler_state\x18\x03 \x01(\t\x12\x0e\n\x06models\x18\x04 \x03(\t\x12\x11\n\tframework\x18\x05 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x06 \x01(\t\x12\x0c\n\x04slot\x18\x07 \x01(\r\x12\r\n\x05hosts\x18\x08 \x01(\t\x12\x0f\n\x07\x63omment\x18\t \x01(\t\x12\r\n\x05nodes\x18\n \x01(\r\x12\x10\n\x08walltime\x18\x0b \x01(\t\x12\x16\n\x0e\x65xpected_start\x18\x0c \x01(\t\x12\x10\n\x08position\x18\r \x01(\r\x12\r\n\x05\x62\x61tch\x18\x0e \x01(\x08*\xd3\x01\n\nStartState\x12\x1b\n\x17START_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13START_STATE_PENDING\x10\x01\x12\x16\n\x12START_STATE_QUEUED\x10\x02\x12\x18\n\x14START_STATE_STARTING\x10\x03\x12\x15\n\x11START_STATE_READY\x10\x04\x12\x18\n\x14START_STATE_DRAINING\x10\x05\x12\x14\n\x10START_STATE_GONE\x10\x06\x12\x16\n\x12START_STATE_FAILED\x10\x07\x32\xa6\x03\n\x0fLauncherService\x12\x45\n\x04Want\x12\x1d.weft.launcher.v1.WantRequest\x1a\x1e.weft.launcher.v1.WantResponse\x12J\n\x05Watch\x12\x1e.weft.launcher.v1.WatchRequest\x1a\x1f.weft.launcher.v1.WatchResponse0\x01\x12W\n\nListStarts\x12#.weft.launcher.v1.ListStartsRequest\x1a$.weft.launcher.v1.ListStartsResponse\x12T\n\tStopStart\x12\".weft.launcher.v1.StopStartRequest\x1a#.weft.launcher.v1.StopStartResponse\x12Q\n\x08GetQueue\x12!.weft.launcher.v1.GetQueueRequest\x1a\".weft.launcher.v1.GetQueueResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fweft/launcher/v1/launcher.proto\x12\x10weft.launcher.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x85\x04\n\x05Start\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x0c\n\x04slot\x18\x03 \x01(\r\x12+\n\x05state\x18\x04 \x01(\x0e\x32\x1c.weft.launcher.v1.StartState\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\x12\x0b\n\x03job\x18\x06 \x01(\t\x12\x16\n\x0equeue_position\x18\x07 \x01(\r\x12\x37\n\x13\x65xpected_start_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0cjob_end_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08instance\x18\n \x01(\t\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bsubmit_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x61ttach_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nready_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"U\n\x0bWantRequest\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x0e\n\x06router\x18\x02 \x01(\t\x12\x0f\n\x07waiting\x18\x03 \x01(\r\x12\x13\n\x0btraceparent\x18\x04 \x01(\t\">\n\x0cWantResponse\x12.\n\x05state\x18\x01 \x01(\x0b\x32\x1f.weft.launcher.v1.EndpointState\"\x94\x01\n\rEndpointState\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12+\n\x05state\x18\x02 \x01(\x0e\x32\x1c.weft.launcher.v1.StartState\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x15\n\rretry_after_s\x18\x04 \x01(\r\x12\r\n\x05tasks\x18\x05 \x01(\x08\x12\x0e\n\x06\x66\x61iled\x18\x06 \x01(\x08\"\x0e\n\x0cWatchRequest\"Q\n\rWatchResponse\x12\x32\n\tendpoints\x18\x01 \x03(\x0b\x32\x1f.weft.launcher.v1.EndpointState\x12\x0c\n\x04gone\x18\x02 \x03(\t\"`\n\x11ListStartsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\x12\x12\n\nshow_ended\x18\x04 \x01(\x08\"V\n\x12ListStartsResponse\x12\'\n\x06starts\x18\x01 \x03(\x0b\x32\x17.weft.launcher.v1.Start\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x10StopStartRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x11StopStartResponse\x12&\n\x05start\x18\x01 \x01(\x0b\x32\x17.weft.launcher.v1.Start\"\"\n\x0fGetQueueRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\"\x96\x01\n\x10GetQueueResponse\x12.\n\nquery_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x04jobs\x18\x02 \x03(\x0b\x32\x1b.weft.launcher.v1.QueuedJob\x12\x12\n\nfree_nodes\x18\x03 \x01(\r\x12\x13\n\x0btotal_nodes\x18\x04 \x01(\r\"\xfc\x01\n\tQueuedJob\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x17\n\x0fscheduler_state\x18\x03 \x01(\t\x12\x0e\n\x06models\x18\x04 \x03(\t\x12\x11\n\tframework\x18\x05 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x06 \x01(\t\x12\x0c\n\x04slot\x18\x07 \x01(\r\x12\r\n\x05hosts\x18\x08 \x01(\t\x12\x0f\n\x07\x63omment\x18\t \x01(\t\x12\r\n\x05nodes\x18\n \x01(\r\x12\x10\n\x08walltime\x18\x0b \x01(\t\x12\x16\n\x0e\x65xpected_start\x18\x0c \x01(\t\x12\x10\n\x08position\x18\r \x01(\r\x12\r\n\x05\x62\x61tch\x18\x0e \x01(\x08*\xd3\x01\n\nStartState\x12\x1b\n\x17START_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13START_STATE_PENDING\x10\x01\x12\x16\n\x12START_STATE_QUEUED\x10\x02\x12\x18\n\x14START_STATE_STARTING\x10\x03\x12\x15\n\x11START_STATE_READY\x10\x04\x12\x18\n\x14START_STATE_DRAINING\x10\x05\x12\x14\n\x10START_STATE_GONE\x10\x06\x12\x16\n\x12START_STATE_FAILED\x10\x07\x32\xa6\x03\n\x0fLauncherService\x12\x45\n\x04Want\x12\x1d.weft.launcher.v1.WantRequest\x1a\x1e.weft.launcher.v1.WantResponse\x12J\n\x05Watch\x12\x1e.weft.launcher.v1.WatchRequest\x1a\x1f.weft.launcher.v1.WatchResponse0\x01\x12W\n\nListStarts\x12#.weft.launcher.v1.ListStartsRequest\x1a$.weft.launcher.v1.ListStartsResponse\x12T\n\tStopStart\x12\".weft.launcher.v1.StopStartRequest\x1a#.weft.launcher.v1.StopStartResponse\x12Q\n\x08GetQueue\x12!.weft.launcher.v1.GetQueueRequest\x1a\".weft.launcher.v1.GetQueueResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'weft.launcher.v1.launcher_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STARTSTATE']._serialized_start=1712
-  _globals['_STARTSTATE']._serialized_end=1923
+  _globals['_STARTSTATE']._serialized_start=1733
+  _globals['_STARTSTATE']._serialized_end=1944
   _globals['_START']._serialized_start=87
   _globals['_START']._serialized_end=604
   _globals['_WANTREQUEST']._serialized_start=606
-  _globals['_WANTREQUEST']._serialized_end=670
-  _globals['_WANTRESPONSE']._serialized_start=672
-  _globals['_WANTRESPONSE']._serialized_end=734
-  _globals['_ENDPOINTSTATE']._serialized_start=737
-  _globals['_ENDPOINTSTATE']._serialized_end=885
-  _globals['_WATCHREQUEST']._serialized_start=887
-  _globals['_WATCHREQUEST']._serialized_end=901
-  _globals['_WATCHRESPONSE']._serialized_start=903
-  _globals['_WATCHRESPONSE']._serialized_end=984
-  _globals['_LISTSTARTSREQUEST']._serialized_start=986
-  _globals['_LISTSTARTSREQUEST']._serialized_end=1082
-  _globals['_LISTSTARTSRESPONSE']._serialized_start=1084
-  _globals['_LISTSTARTSRESPONSE']._serialized_end=1170
-  _globals['_STOPSTARTREQUEST']._serialized_start=1172
-  _globals['_STOPSTARTREQUEST']._serialized_end=1204
-  _globals['_STOPSTARTRESPONSE']._serialized_start=1206
-  _globals['_STOPSTARTRESPONSE']._serialized_end=1265
-  _globals['_GETQUEUEREQUEST']._serialized_start=1267
-  _globals['_GETQUEUEREQUEST']._serialized_end=1301
-  _globals['_GETQUEUERESPONSE']._serialized_start=1304
-  _globals['_GETQUEUERESPONSE']._serialized_end=1454
-  _globals['_QUEUEDJOB']._serialized_start=1457
-  _globals['_QUEUEDJOB']._serialized_end=1709
-  _globals['_LAUNCHERSERVICE']._serialized_start=1926
-  _globals['_LAUNCHERSERVICE']._serialized_end=2348
+  _globals['_WANTREQUEST']._serialized_end=691
+  _globals['_WANTRESPONSE']._serialized_start=693
+  _globals['_WANTRESPONSE']._serialized_end=755
+  _globals['_ENDPOINTSTATE']._serialized_start=758
+  _globals['_ENDPOINTSTATE']._serialized_end=906
+  _globals['_WATCHREQUEST']._serialized_start=908
+  _globals['_WATCHREQUEST']._serialized_end=922
+  _globals['_WATCHRESPONSE']._serialized_start=924
+  _globals['_WATCHRESPONSE']._serialized_end=1005
+  _globals['_LISTSTARTSREQUEST']._serialized_start=1007
+  _globals['_LISTSTARTSREQUEST']._serialized_end=1103
+  _globals['_LISTSTARTSRESPONSE']._serialized_start=1105
+  _globals['_LISTSTARTSRESPONSE']._serialized_end=1191
+  _globals['_STOPSTARTREQUEST']._serialized_start=1193
+  _globals['_STOPSTARTREQUEST']._serialized_end=1225
+  _globals['_STOPSTARTRESPONSE']._serialized_start=1227
+  _globals['_STOPSTARTRESPONSE']._serialized_end=1286
+  _globals['_GETQUEUEREQUEST']._serialized_start=1288
+  _globals['_GETQUEUEREQUEST']._serialized_end=1322
+  _globals['_GETQUEUERESPONSE']._serialized_start=1325
+  _globals['_GETQUEUERESPONSE']._serialized_end=1475
+  _globals['_QUEUEDJOB']._serialized_start=1478
+  _globals['_QUEUEDJOB']._serialized_end=1730
+  _globals['_LAUNCHERSERVICE']._serialized_start=1947
+  _globals['_LAUNCHERSERVICE']._serialized_end=2369
 # @@protoc_insertion_point(module_scope)

@@ -162,22 +162,28 @@ class WantRequest(message.Message):
     ENDPOINT_FIELD_NUMBER: builtins.int
     ROUTER_FIELD_NUMBER: builtins.int
     WAITING_FIELD_NUMBER: builtins.int
+    TRACEPARENT_FIELD_NUMBER: builtins.int
     endpoint: builtins.str
     """`clusters/{cluster}/endpoints/{endpoint}`."""
     router: builtins.str
     """The router that says it, its own name for this run of it."""
     waiting: builtins.int
     """The calls that wait there."""
+    traceparent: builtins.str
+    """W3C's `traceparent` of one of them, of one that is sampled if any is: a start that they cause belongs to its trace.
+    Empty if none is traced.
+    """
     def __init__(
         self,
         *,
         endpoint: builtins.str = ...,
         router: builtins.str = ...,
         waiting: builtins.int = ...,
+        traceparent: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["endpoint", b"endpoint", "router", b"router", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["endpoint", b"endpoint", "router", b"router", "traceparent", b"traceparent", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
