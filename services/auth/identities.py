@@ -53,12 +53,26 @@ class Identities:
         # As an expiry, also where the token lives on: it is to end with what we know of it, while Globus is away too.
         return Judged(principal, until, max(0.0, min(self._max_age, until - self._clock())))
 
+    @property
+    def hits(self) -> int:
+        """How often one was remembered."""
+        return sum(recall.hits for recall in self._recalls)
+
+    @property
+    def misses(self) -> int:
+        """How often its issuer was asked."""
+        return sum(recall.misses for recall in self._recalls)
+
     async def close(self) -> None:
         """Ends the questions that are under way."""
-        for recall in (*self._issuers.values(), *([self._globus_recall] if self._globus_recall is not None else ())):
+        for recall in self._recalls:
             await recall.close()
         if self._globus is not None:
             self._globus.close()
+
+    @property
+    def _recalls(self) -> list[Recall]:
+        return [*self._issuers.values(), *([self._globus_recall] if self._globus_recall is not None else ())]
 
     def _whom(self, credential: str) -> Recall | None:
         """A JWT goes to nobody but the issuer that it names: shown to Globus, somebody else's token, or a worker's

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 from services.auth.admission import admitted
@@ -12,6 +13,7 @@ from services.auth.denials import DenialStore
 from services.auth.identities import Identities
 from services.auth.judged import Judged
 from services.auth.keys import judge, split
+from services.auth.metrics import Judgements
 from services.auth.store import KeyStore
 from services.auth.uses import KeyUses
 from services.core.access import MeshPolicy
@@ -26,7 +28,7 @@ OURS: Final = "weft_"
 
 class Judge:
     """Tells whose a credential is, and what the mesh's policy gives them; notes the use of keys. `max_age`, in seconds,
-    is how long what is told of a key may be kept.
+    is how long what is told of a key may be kept. `judgements` counts them.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Judge:
         certificates: Sequence[CertificateRule] = (),
         identities: Identities | None = None,
         mesh: MeshPolicy = NO_POLICY,
+        judgements: Judgements | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -47,6 +50,7 @@ class Judge:
         self._certificates = certificates
         self._identities = identities
         self._mesh = mesh
+        self._judgements = judgements
         self._max_age = max_age
         self._clock = clock
 
@@ -68,17 +72,22 @@ class Judge:
 
     async def look_up_peer(self, spiffe_id: str) -> Judged:
         """Whose a verified certificate's SPIFFE id is. Raises IDENTITY_FORBIDDEN."""
-        return await self._admitted(Judged(certificate_principal(self._certificates, spiffe_id), None, self._max_age))
+        with self._counting("certificate"):
+            principal = certificate_principal(self._certificates, spiffe_id)
+            return await self._admitted(Judged(principal, None, self._max_age))
 
     async def look_up(self, credential: str) -> Judged:
         """Whose it is, if it is good and the mesh admits them. Raises CREDENTIAL_INVALID, CREDENTIAL_EXPIRED,
         IDENTITY_FORBIDDEN, SESSION_INSUFFICIENT or AUTH_UNAVAILABLE.
         """
         if self._identities is None or credential.startswith(OURS):
-            judged = await self._look_up_key(credential)
-        else:
-            judged = await self._identities.look_up(credential)
-        return await self._admitted(judged)
+            with self._counting("key"):
+                return await self._admitted(await self._look_up_key(credential))
+        with self._counting("token"):
+            return await self._admitted(await self._identities.look_up(credential))
+
+    def _counting(self, kind: str) -> AbstractContextManager[None]:
+        return nullcontext() if self._judgements is None else self._judgements.counting(kind)
 
     async def _admitted(self, judged: Judged) -> Judged:
         await self._denials.check(judged.principal.name)

@@ -22,6 +22,7 @@ from services.auth.housekeeper import Housekeeper
 from services.auth.identities import open_identities
 from services.auth.issuer import Issuer
 from services.auth.judge import Judge
+from services.auth.metrics import show_auth
 from services.auth.policy_config import mesh_policy
 from services.auth.retention import keep_pruning
 from services.auth.revocation_hub import RevocationHub
@@ -37,9 +38,12 @@ from services.auth.uses import KeyUses
 from services.core.errors import Reason, ServiceError
 from services.rpc.boundary import Boundary
 from services.rpc.server import GrpcServer
+from services.rpc.traced import traces_of
 from services.runtime.auditor import open_auditor
 from services.runtime.database import open_database
 from services.runtime.process import Process
+from services.runtime.service_metrics import show_service
+from services.runtime.store_metrics import show_store
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +68,7 @@ async def serve(config: AuthConfig, process: Process) -> None:
         await housekeeper.rotate()
         mesh = mesh_policy(config.policy, config.quotas)
         identities = open_identities(config.globus, config.issuers, mesh, home=process.home, max_age=config.max_age_s)
+        judgements = show_auth(process.metrics, identities, hub)
         judge = Judge(
             store,
             denials,
@@ -72,6 +77,7 @@ async def serve(config: AuthConfig, process: Process) -> None:
             certificates=config.certificates,
             identities=identities,
             mesh=mesh,
+            judgements=judgements,
         )
         issuer = Issuer(store, signing_keys, enrolments, denials, judge, token_life=token_life)
         parts = Parts(
@@ -96,6 +102,7 @@ async def serve(config: AuthConfig, process: Process) -> None:
                 judge,
                 wire.peers(judge.authenticate_peer),
                 auditor,
+                traces_of(process.tracer, "auth"),
             ),
             (SERVICE, usage_servicer.SERVICE, ext_authz.SERVICE),
             (
@@ -104,7 +111,9 @@ async def serve(config: AuthConfig, process: Process) -> None:
                 lambda grpc: external_auth_pb2_grpc.add_AuthorizationServicer_to_server(envoy, grpc),
             ),
             credentials=wire.credentials,
+            meter=show_service(process.metrics, "auth", auditor.log),
         )
+        show_store(process.metrics, "auth", engine, Reason.AUTH_UNAVAILABLE)
         await server.start()
         pruning = keep_pruning(seen, "principals", config.principals_retention_days)
         tasks = [asyncio.ensure_future(work) for work in (hub.run(), housekeeper.run(), seen.run(), pruning)]

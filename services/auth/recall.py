@@ -66,6 +66,9 @@ class Recall:
         self._known: OrderedDict[bytes, Identified] = OrderedDict()
         self._refused: OrderedDict[bytes, tuple[ServiceError, float]] = OrderedDict()
         self._questions: dict[bytes, asyncio.Task[Identified]] = {}
+        self.hits = 0
+        self.misses = 0
+        """How often it remembered, and how often somebody had to wait for the issuer."""
 
     async def look_up(self, token: str) -> Identified:
         """Whose it is. Raises what asking raised, or AUTH_UNAVAILABLE."""
@@ -74,12 +77,15 @@ class Recall:
         if (known := self._known.get(digest)) is not None:
             if now < known.until:
                 self._known.move_to_end(digest)
+                self.hits += 1
                 return known
             del self._known[digest]
         if (refused := self._refused.get(digest)) is not None:
             if now < refused[1]:
+                self.hits += 1
                 raise ServiceError(refused[0].reason, refused[0].message)
             del self._refused[digest]
+        self.misses += 1
         question = self._questions.get(digest)
         if question is None:
             if len(self._questions) >= self._memory.waiting:

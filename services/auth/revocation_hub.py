@@ -35,6 +35,11 @@ class RevocationHub:
         self._watchers: set[asyncio.Event] = set()
         self._closed = False
 
+    @property
+    def watchers(self) -> int:
+        """How many watch."""
+        return len(self._watchers)
+
     def wake(self) -> None:
         """Something was revoked here: tell it at once."""
         self._wake.set()

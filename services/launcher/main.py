@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import secrets
 import time
@@ -30,6 +31,7 @@ from services.launcher.queues import Queues
 from services.launcher.requests import Requests
 from services.launcher.routers import Routers
 from services.launcher.servicer import ACCESS, SERVICE, LauncherServicer
+from services.launcher.start_trace import StartTraces
 from services.launcher.store import Store
 from services.launcher.tasks import TaskRunner
 from services.rpc.authenticator import CachedAuthenticator
@@ -37,10 +39,14 @@ from services.rpc.boundary import Boundary
 from services.rpc.catalogue import CatalogueWatcher
 from services.rpc.revocations import RevocationWatcher, forgetting
 from services.rpc.server import GrpcServer
+from services.rpc.traced import traces_of
 from services.rpc.wire import RouterWay
 from services.runtime.auditor import open_auditor
+from services.runtime.catalogue_metrics import catalogue_age
 from services.runtime.database import open_database
 from services.runtime.process import Process
+from services.runtime.service_metrics import show_service
+from services.runtime.store_metrics import show_store
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +65,9 @@ async def serve(
             "'launcher.worker_routers' as https://HOST:PORT"
         )
     service_key = wire.service_key(Path(config.service_key_file or process.home / "service.key"))
+    engine = open_database(config.database, process.home / "launcher.db", setting="launcher.database")
     store = Store(
-        open_database(config.database, process.home / "launcher.db", setting="launcher.database"),
+        engine,
         holder=secrets.token_hex(8),
         lease_life=config.lease_life_s,
         clock=time.monotonic,
@@ -112,16 +119,27 @@ async def serve(
         def carrier(happened: Callable[[], None]) -> Carrier:
             return Carrier(tasks, requests, enrolment, routers, queues, bridge, config, happened=happened)
 
-        keeper = Keeper(store, lambda: registry.current, routers, queues, board, config, carrier)
+        traces = None if process.tracer is None else StartTraces(process.tracer)
+        keeper = Keeper(store, lambda: registry.current, routers, queues, board, config, carrier, traces=traces)
         servicer = LauncherServicer(store, board, queues, lambda: registry.current, keeper.wake)
         auditor = open_auditor(process.home, "launcher")
         server = GrpcServer(
             config.address,
-            Boundary(ACCESS, principals, wire.peers(principals.authenticate_peer), auditor),
+            Boundary(
+                ACCESS,
+                principals,
+                wire.peers(principals.authenticate_peer),
+                auditor,
+                traces_of(process.tracer, "launcher"),
+            ),
             (SERVICE,),
             (lambda grpc: launcher_pb2_grpc.add_LauncherServiceServicer_to_server(servicer, grpc),),
             credentials=wire.credentials,
+            meter=show_service(process.metrics, "launcher", auditor.log),
         )
+        show_store(process.metrics, "launcher", engine, Reason.LAUNCHER_UNAVAILABLE)
+        if process.metrics is not None:
+            process.metrics.add(functools.partial(catalogue_age, "launcher", registry))
         await server.start()
         registry.start()
         revocations.start()

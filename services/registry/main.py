@@ -10,8 +10,9 @@ from typing import Final
 from weft.auth.v1 import auth_pb2_grpc
 from weft.registry.v1 import registry_pb2_grpc
 
-from services.core.errors import ServiceError
+from services.core.errors import Reason, ServiceError
 from services.registry.config import RegistryConfig
+from services.registry.metrics import show_hub
 from services.registry.seed import plant
 from services.registry.servicer import ACCESS, SERVICE, RegistryServicer
 from services.registry.store import Store
@@ -20,9 +21,12 @@ from services.rpc.authenticator import CachedAuthenticator
 from services.rpc.boundary import Boundary
 from services.rpc.revocations import RevocationWatcher, forgetting
 from services.rpc.server import GrpcServer
+from services.rpc.traced import traces_of
 from services.runtime.auditor import open_auditor
 from services.runtime.database import open_database
 from services.runtime.process import Process
+from services.runtime.service_metrics import show_service
+from services.runtime.store_metrics import show_store
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +38,8 @@ async def serve(config: RegistryConfig, process: Process) -> None:
     """Runs the registry until `process.stopping`. Raises `ServiceError` or `AddressInUseError` if it cannot begin, with
     a sentence that says why.
     """
-    store = Store(open_database(config.database, process.home / "registry.db", setting="registry.database"))
+    engine = open_database(config.database, process.home / "registry.db", setting="registry.database")
+    store = Store(engine)
     hub = Hub(store)
     store.on_commit(hub.wake)
     wire = process.tls.wire("registry", process.home)
@@ -46,11 +51,20 @@ async def serve(config: RegistryConfig, process: Process) -> None:
         auditor = open_auditor(process.home, "registry")
         server = GrpcServer(
             config.address,
-            Boundary(ACCESS, authenticator, wire.peers(authenticator.authenticate_peer), auditor),
+            Boundary(
+                ACCESS,
+                authenticator,
+                wire.peers(authenticator.authenticate_peer),
+                auditor,
+                traces_of(process.tracer, "registry"),
+            ),
             [SERVICE],
             [lambda grpc: registry_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryServicer(store, hub), grpc)],
             credentials=wire.credentials,
+            meter=show_service(process.metrics, "registry", auditor.log),
         )
+        show_store(process.metrics, "registry", engine, Reason.REGISTRY_UNAVAILABLE)
+        show_hub(process.metrics, hub)
         await server.start()
         revocations.start()
         try:

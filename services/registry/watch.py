@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -16,7 +16,7 @@ from weft.registry.v1 import registry_pb2
 
 from services.core.errors import Reason, ServiceError
 from services.registry.store import Snapshot, Store
-from services.registry.tables import CLUSTER, ENDPOINT, ROUTE, kind_of
+from services.registry.tables import CLUSTER, ENDPOINT, KINDS, ROUTE, kind_of
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,22 @@ class Hub:
         self._backlogs: set[_Backlog] = set()
         self._wake = asyncio.Event()
         self._closed = False
+
+    @property
+    def watchers(self) -> int:
+        """How many watch."""
+        return len(self._backlogs)
+
+    @property
+    def version(self) -> int:
+        """The number of the present revision, without the database's incarnation; 0 before it is known."""
+        return int(self._known.revision.rpartition(".")[2] or 0)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How much there is of each kind, by its noun. May be read by any thread."""
+        counts = Counter(kind_of(name).noun for name in self._known.contents)
+        return {kind.noun: counts[kind.noun] for kind in KINDS}
 
     def wake(self) -> None:
         """Something has changed: look at once."""

@@ -23,29 +23,34 @@ from services.router.audit import CallAudit
 from services.router.backends.http import HttpEndpoints
 from services.router.backends.session import Sessions
 from services.router.bill import Accounting
+from services.router.call_metrics import CallMetrics
 from services.router.cold import ColdEndpoints
 from services.router.config import RouterConfig
 from services.router.dispatcher import Dispatcher
+from services.router.faults import tell_fault
 from services.router.first import StatusRoutes
 from services.router.gateway import Gateway
 from services.router.inference_servicer import InferenceServicer
 from services.router.launcher import Launcher
 from services.router.limits.making import make_limiter
-from services.router.metrics import OPEN_CALLS, SESSIONS, WAITING_CALLS, count_call
 from services.router.permits import Permits
 from services.router.policies import least_outstanding
 from services.router.queues import Queues, ask_launcher
 from services.router.roster import Roster
 from services.router.session_servicer import SessionServicer
+from services.router.state_metrics import RouterState
 from services.router.usage import Usage
+from services.router.usage_log import CallRecord
 from services.rpc.authenticator import CachedAuthenticator
 from services.rpc.boundary import Boundary
 from services.rpc.catalogue import CatalogueWatcher
 from services.rpc.revocations import Revocation, RevocationWatcher, forgetting
 from services.rpc.server import GrpcServer
 from services.rpc.session_token import SessionTokenVerifier
+from services.rpc.traced import traces_of
 from services.runtime.auditor import open_auditor
 from services.runtime.process import Process
+from services.runtime.service_metrics import show_service
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +89,7 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
 
     settings = config.dispatch()
     roster = Roster(settle=config.settle_s)
-    sessions = Sessions(roster, agent=AGENT)
+    sessions = Sessions(roster, agent=AGENT, tracer=process.tracer)
     forget = forgetting(principals)
 
     def revoked(revocation: Revocation) -> None:
@@ -102,31 +107,48 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
     queues = Queues(ask_launcher(launcher_channel, service_key))
     auditor = open_auditor(process.home, "router", config.audit_file)
     usage = Usage(config.usage, process.home, auth_channel, service_key)
+    calls = None
+    if process.metrics is not None:
+        calls = CallMetrics(lambda: roster.index.by_route, lambda: (roster.catalogue or Catalogue()).endpoints)
     dispatcher = Dispatcher(
         roster,
         least_outstanding,
         settings,
         loop,
-        lambda call, outcome: count_call(call, outcome, loop.time()),
+        tell_fault,
         CallAudit(auditor.log),
         cold,
+        meter=calls,
     )
     permits = Permits(roster)
     status = StatusRoutes(roster, permits, cold, queues)
     limiter = make_limiter(config.limits, process.home, _own_name())
-    accounting = Accounting(limiter, usage.record, config.reckoning(), clamps=config.limits.on_excess == "clamp")
-    gateway = Gateway(
-        principals, permits, dispatcher, status, accounting, max_calls=config.max_calls, refused=auditor.refuse_call
+    accounting = Accounting(
+        limiter, _recording(usage, calls), config.reckoning(), clamps=config.limits.on_excess == "clamp"
     )
-    WAITING_CALLS.set_function(lambda: roster.waiting)
-    OPEN_CALLS.set_function(lambda: gateway.open_calls)
-    SESSIONS.set_function(lambda: len(sessions))
+    gateway = Gateway(
+        principals,
+        permits,
+        dispatcher,
+        status,
+        accounting,
+        max_calls=config.max_calls,
+        refused=auditor.refuse_call,
+        turned_away=calls.turned_away if calls is not None else None,
+        tracer=process.tracer,
+    )
 
     peers = wire.peers(principals.authenticate_peer)
     inference = InferenceServicer(gateway, roster, permits, config.mux_limits(), agent=AGENT, peers=peers)
     server = GrpcServer(
         config.address,
-        Boundary({**inference_servicer.ACCESS, **session_servicer.ACCESS}, principals, peers, auditor),
+        Boundary(
+            {**inference_servicer.ACCESS, **session_servicer.ACCESS},
+            principals,
+            peers,
+            auditor,
+            traces_of(process.tracer, "router"),
+        ),
         (inference_servicer.SERVICE, session_servicer.SERVICE),
         (
             lambda server: inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server),
@@ -136,6 +158,7 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
         ),
         credentials=wire.credentials,
         tls=config.tls(process.home),
+        meter=show_service(process.metrics, "router", auditor.log),
     )
     if server.tls_address:
         log.info("workers reach this router by TLS at %s", server.tls_address)
@@ -152,6 +175,10 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
         file=process.home / "router" / "catalogue.bin",
         wire=wire,
     )
+    if process.metrics is not None and calls is not None:
+        process.metrics.add(calls.families)
+        state = RouterState(roster, sessions, gateway, permits, principals, registry, calls.route)
+        process.metrics.add(state.families)
     await server.start()
     usage.start()
     limiter.start()
@@ -186,6 +213,18 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
         await principals.close()
         await auth_channel.close()
         await auditor.close()
+
+
+def _recording(usage: Usage, calls: CallMetrics | None) -> Callable[[CallRecord], None]:
+    """What takes the records of calls: usage, and where something is counted the metrics."""
+    if calls is None:
+        return usage.record
+
+    def record(call: CallRecord) -> None:
+        usage.record(call)
+        calls.record(call)
+
+    return record
 
 
 def _own_name() -> str:
