@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
-from services.core.errors import ServiceError
-from services.core.inference import Head, Inference, Receiver, Request
+from services.core.errors import Reason, ServiceError
+from services.core.inference import Call, Head, Inference, Receiver, Request
 
 WINDOW = 256 * 1024
 """Bytes of answer body that are on their way at most, by default."""
@@ -37,14 +38,23 @@ class _Inbox:
         self._put(error)
 
     async def take(self) -> Head | bytes | ServiceError | None:
-        while not self.items:
+        """What came first; bytes that wait together, in one piece."""
+        items = self.items
+        while not items:
             self._arrived.clear()
             await self._arrived.wait()
-        return self.items.popleft()
+        item = items.popleft()
+        if isinstance(item, bytes) and items and isinstance(items[0], bytes):
+            chunks = [item]
+            while items and isinstance(more := items[0], bytes):
+                chunks.append(more)
+                items.popleft()
+            return b"".join(chunks)
+        return item
 
 
-async def stream(inference: Inference, request: Request, *, window: int = WINDOW) -> AsyncIterator[Head | bytes]:
-    """Yields the head, then the chunks of the body. Leaving the iteration cancels the call.
+async def stream(inference: Inference, request: Request, *, window: int = WINDOW) -> AsyncGenerator[Head | bytes, None]:
+    """Yields the head, then the body, in pieces as large as have come. Leaving the iteration cancels the call.
 
     Raises `ServiceError` when the call is refused or breaks off.
     """
@@ -61,18 +71,57 @@ async def stream(inference: Inference, request: Request, *, window: int = WINDOW
         call.cancel()
 
 
-async def collect(inference: Inference, request: Request) -> tuple[Head, bytes]:
-    """Makes a call and returns its whole answer. Raises as `stream` does."""
-    head: Head | None = None
-    body = bytearray()
-    async for item in stream(inference, request):
-        if isinstance(item, Head):
-            head = item
+class _Whole:
+    """A receiver that keeps all, and is granted anew when half of its window has come."""
+
+    def __init__(self, window: int, most: float) -> None:
+        self.answer: asyncio.Future[tuple[Head, bytes]] = asyncio.get_running_loop().create_future()
+        self.call: Call | None = None
+        self._head: Head | None = None
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._window = self._left = window
+        self._most = most
+
+    def head(self, head: Head) -> None:
+        self._head = head
+
+    def data(self, chunk: bytes) -> None:
+        self._chunks.append(chunk)
+        self._size += len(chunk)
+        self._left -= len(chunk)
+        if self._size > self._most:
+            message = f"The answer is larger than {self._most} bytes; ask for less at once, or for a stream."
+            self.fail(ServiceError(Reason.ANSWER_TOO_LARGE, message))
+        elif self._left * 2 <= self._window and self.call is not None:
+            granted, self._left = self._window - self._left, self._window
+            self.call.grant(granted)
+
+    def end(self) -> None:
+        if self.answer.done():
+            return
+        if self._head is None:
+            self.answer.set_exception(RuntimeError("an answer ended without a head: the callee broke the protocol"))
         else:
-            body += item
-    if head is None:
-        raise RuntimeError("an answer ended without a head: the callee broke the inference protocol")
-    return head, bytes(body)
+            self.answer.set_result((self._head, b"".join(self._chunks)))
+
+    def fail(self, error: ServiceError) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+async def collect(
+    inference: Inference, request: Request, *, window: int = WINDOW, most: float = math.inf
+) -> tuple[Head, bytes]:
+    """Makes a call and returns its whole answer. Raises as `stream` does, and ANSWER_TOO_LARGE for a body of more than
+    `most` bytes.
+    """
+    whole = _Whole(window, most)
+    whole.call = call = inference.open(request, whole, window)
+    try:
+        return await whole.answer
+    finally:
+        call.cancel()
 
 
 class ReadyAnswer:

@@ -8,7 +8,6 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
-import grpc
 import msgspec
 from weft.inference.v1 import inference_pb2
 from weft.session.v1 import frame_pb2
@@ -21,6 +20,7 @@ from services.router.gateway import Gateway
 from services.router.models import model_cards
 from services.router.permits import Permits
 from services.router.roster import Roster
+from services.router.rpc_request import Context, request_from
 from services.router.typed_servicer import TYPED, TypedServicer
 from services.rpc.boundary import Access, Open, caller
 from services.rpc.channel import credential_of
@@ -43,8 +43,6 @@ ACCESS: Access = {
 
 _SETTLING: Final = 1.0
 """Seconds that a facade may take to read the ends of its calls."""
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class InferenceServicer(TypedServicer):
@@ -115,7 +113,7 @@ class InferenceServicer(TypedServicer):
         """One call, for any gRPC client."""
         decoder = codecs.getincrementaldecoder("utf-8")()
         is_text = False
-        gateway = await self._gateway_for(context)
+        gateway = await self.inference_for(context)
         async for part in stream(gateway, _to_request(request, context)):
             if isinstance(part, Head):
                 is_text = (part.header("content-type") or "").startswith(("application/json", "text/"))
@@ -125,7 +123,7 @@ class InferenceServicer(TypedServicer):
             elif text := decoder.decode(part):
                 yield inference_pb2.InferResponse(text=text)
 
-    async def _gateway_for(self, context: Context) -> Inference:
+    async def inference_for(self, context: Context) -> Inference:
         """The gateway, for the holder of a client certificate who sends no credential. Only for calls of their own:
         those that a facade carries are somebody else's.
         """
@@ -169,16 +167,8 @@ class _Quiet:
 
 
 def _to_request(request: inference_pb2.InferRequest, context: Context) -> Request:
-    metadata = tuple((key, value) for key, value in context.invocation_metadata() or () if isinstance(value, str))
     operation = request.operation if request.operation.startswith("/") else f"/v1/{request.operation}"
-    remaining = context.time_remaining()
-    return Request(
-        operation=operation,
-        headers=(*(header for header in metadata if header[0] != "content-type"), ("content-type", "application/json")),
-        body=request.body_json.encode(),
-        cluster=request.cluster,
-        timeout=remaining if remaining and remaining < 10**8 else None,
-    )
+    return request_from(context, operation, request.body_json.encode(), request.cluster)
 
 
 def _to_model(card: dict[str, Any]) -> inference_pb2.Model:

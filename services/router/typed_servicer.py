@@ -1,11 +1,14 @@
-"""The typed RPCs: each is a call as HTTP makes it, through the same gateway."""
+"""The typed RPCs: each is a call as HTTP makes it, by the same gateway, and its answer a message."""
 
 from __future__ import annotations
 
+import contextlib
+import secrets
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 from weft.inference.v1 import (
     chat_pb2,
     completions_pb2,
@@ -15,9 +18,16 @@ from weft.inference.v1 import (
     tokens_pb2,
 )
 
+from services.core.answers import collect, stream
 from services.core.errors import Reason, ServiceError
-
-Context = grpc.aio.ServicerContext[Any, Any]
+from services.core.inference import Head, Inference, Request
+from services.router.rpc_request import Context, request_from
+from services.rpc.channel import MAX_MESSAGE_BYTES
+from services.rpc.limits import DEFAULT_LIMITS
+from services.typed.calls import TypedCall
+from services.typed.messages import answer_of
+from services.typed.refusals import refusal
+from services.typed.streams import StreamReader, chat_stream, completion_stream
 
 TYPED: Final = (
     "Chat",
@@ -32,54 +42,128 @@ TYPED: Final = (
 )
 """The calls to models, by the names of their RPCs."""
 
+_LONGEST_REFUSAL: Final = 64 * 1024
+"""Bytes of a refusal that are read."""
+
+_TOLD: Final = ("x-request-id", "x-ratelimit-", "x-weft-")
+"""How the headers of an answer begin that the caller sees, as initial metadata."""
+
+M = TypeVar("M", bound=Message)
+
 
 class TypedServicer(inference_pb2_grpc.InferenceServiceServicer):
     """The typed half of the inference service."""
 
+    async def inference_for(self, context: Context) -> Inference:
+        """Who answers this caller's calls."""
+        raise NotImplementedError
+
     async def Chat(self, request: chat_pb2.ChatRequest, context: Context) -> chat_pb2.ChatResponse:  # noqa: N802
         """Answers a chat."""
-        raise ServiceError(Reason.OPERATION_UNSUPPORTED)
+        return await self._whole(request, context, chat_pb2.ChatResponse)
 
-    async def StreamChat(
+    def StreamChat(  # noqa: N802
         self, request: chat_pb2.StreamChatRequest, context: Context
-    ) -> AsyncIterator[chat_pb2.StreamChatResponse]:  # noqa: N802
+    ) -> AsyncIterator[chat_pb2.StreamChatResponse]:
         """Answers a chat as the answer comes."""
-        raise ServiceError(Reason.OPERATION_UNSUPPORTED)
-        yield chat_pb2.StreamChatResponse()
+        return self._pieces(request, context, chat_stream())
 
     async def Complete(  # noqa: N802
         self, request: completions_pb2.CompleteRequest, context: Context
     ) -> completions_pb2.CompleteResponse:
         """Goes on with texts."""
-        raise ServiceError(Reason.OPERATION_UNSUPPORTED)
+        return await self._whole(request, context, completions_pb2.CompleteResponse)
 
-    async def StreamComplete(
+    def StreamComplete(  # noqa: N802
         self, request: completions_pb2.StreamCompleteRequest, context: Context
-    ) -> AsyncIterator[completions_pb2.StreamCompleteResponse]:  # noqa: N802
+    ) -> AsyncIterator[completions_pb2.StreamCompleteResponse]:
         """Goes on with texts, as they come."""
-        raise ServiceError(Reason.OPERATION_UNSUPPORTED)
-        yield completions_pb2.StreamCompleteResponse()
+        return self._pieces(request, context, completion_stream())
 
     async def Embed(  # noqa: N802
         self, request: embeddings_pb2.EmbedRequest, context: Context
     ) -> embeddings_pb2.EmbedResponse:
         """Embeds texts."""
-        raise ServiceError(Reason.OPERATION_UNSUPPORTED)
+        return await self._whole(request, context, embeddings_pb2.EmbedResponse)
 
     async def Rerank(self, request: ranking_pb2.RerankRequest, context: Context) -> ranking_pb2.RerankResponse:  # noqa: N802
         """Brings documents into order."""
-        raise ServiceError(Reason.OPERATION_UNSUPPORTED)
+        return await self._whole(request, context, ranking_pb2.RerankResponse)
 
     async def Score(self, request: ranking_pb2.ScoreRequest, context: Context) -> ranking_pb2.ScoreResponse:  # noqa: N802
         """Scores pairs of texts."""
-        raise ServiceError(Reason.OPERATION_UNSUPPORTED)
+        return await self._whole(request, context, ranking_pb2.ScoreResponse)
 
     async def Tokenize(self, request: tokens_pb2.TokenizeRequest, context: Context) -> tokens_pb2.TokenizeResponse:  # noqa: N802
         """Splits a text into tokens."""
-        raise ServiceError(Reason.OPERATION_UNSUPPORTED)
+        return await self._whole(request, context, tokens_pb2.TokenizeResponse)
 
     async def Detokenize(  # noqa: N802
         self, request: tokens_pb2.DetokenizeRequest, context: Context
     ) -> tokens_pb2.DetokenizeResponse:
         """Joins tokens into text."""
-        raise ServiceError(Reason.OPERATION_UNSUPPORTED)
+        return await self._whole(request, context, tokens_pb2.DetokenizeResponse)
+
+    async def _whole(self, request: Message, context: Context, kind: type[M]) -> M:
+        call = TypedCall(request)
+        try:
+            inference = await self.inference_for(context)
+            head, body = await collect(inference, _to_request(call, context), most=MAX_MESSAGE_BYTES)
+            if head.status >= 400:
+                raise refusal(head, body)
+            answer = answer_of(kind, body)
+        except ServiceError as error:
+            raise call.blame(error) from None
+        if (size := answer.ByteSize()) > MAX_MESSAGE_BYTES:
+            message = f"The answer has {size} bytes, and one message {MAX_MESSAGE_BYTES} at most; ask for less at once."
+            raise ServiceError(Reason.ANSWER_TOO_LARGE, message)
+        await _tell(head, context)
+        return answer
+
+    async def _pieces(self, request: Message, context: Context, reader: StreamReader[Any]) -> AsyncIterator[Any]:
+        call = TypedCall(request)
+        refused: Head | None = None
+        body = b""
+        try:
+            inference = await self.inference_for(context)
+            async with contextlib.aclosing(stream(inference, _to_request(call, context))) as parts:
+                async for part in parts:
+                    if isinstance(part, bytes):
+                        if refused is None:
+                            for piece in reader.feed(part):
+                                yield piece
+                        elif len(body) < _LONGEST_REFUSAL:
+                            body += part
+                    elif part.status >= 400:
+                        refused = part
+                    elif not (part.header("content-type") or "").startswith("text/event-stream"):
+                        raise ServiceError(Reason.UPSTREAM_BROKEN, "The model server's answer is no stream of events.")
+                    else:
+                        await _tell(part, context)
+            if refused is not None:
+                raise refusal(refused, body)
+            yield reader.end()
+        except ServiceError as error:
+            raise call.blame(error) from None
+
+
+def _to_request(call: TypedCall, context: Context) -> Request:
+    """Raises BODY_TOO_LARGE for a request that is larger as JSON than HTTP would take it."""
+    if len(call.body) > DEFAULT_LIMITS.max_body:
+        message = (
+            f"The request has {len(call.body)} bytes as JSON, in which images and sounds are base64, "
+            f"and may have {DEFAULT_LIMITS.max_body}."
+        )
+        raise ServiceError(Reason.BODY_TOO_LARGE, message)
+    request = request_from(context, call.operation, call.body, call.cluster)
+    if request.header("x-request-id") is not None:
+        return request
+    # The answer's id is made of it: so a caller can name the call whose answer it has.
+    return request_from(context, call.operation, call.body, call.cluster, ("x-request-id", secrets.token_hex(16)))
+
+
+async def _tell(head: Head, context: Context) -> None:
+    """Sends headers of the answer as initial metadata, where there are any: it costs a write of its own."""
+    told = tuple([one for one in head.headers if one[0].startswith(_TOLD)])
+    if told:
+        await context.send_initial_metadata(grpc.aio.Metadata(*told))

@@ -1,0 +1,72 @@
+"""Server-sent events, read from bytes as they come (https://html.spec.whatwg.org/multipage/server-sent-events.html).
+Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from services.core.errors import Reason, ServiceError
+
+_LONGEST: Final = 64 * 1024 * 1024
+"""Bytes of an unfinished event that are held: more, no message can hold either."""
+
+
+class Event(NamedTuple):
+    """What an event says: its data, or a comment."""
+
+    data: bytes
+    comment: bool = False
+
+
+class EventReader:
+    """Takes bytes, gives the events that are whole."""
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+        self._looked = 0
+
+    def feed(self, chunk: bytes) -> Iterator[Event]:
+        """The events that these bytes complete. Raises UPSTREAM_BROKEN for one that never ends."""
+        if not self._held and chunk.endswith(b"\n\n") and b"\r" not in chunk:  # as vLLM writes them
+            yield from _events(chunk[:-2])
+            return
+        held = self._held
+        held += chunk
+        if b"\r" in chunk:
+            # A carriage return at the end may be half of a line's end: it waits for what follows.
+            waits = held.endswith(b"\r")
+            lines = bytes(held[:-1] if waits else held).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+            self._held = held = bytearray(lines + b"\r" if waits else lines)
+            self._looked = 0
+        end = held.rfind(b"\n\n", max(0, self._looked - 1))
+        if end >= 0:
+            whole = bytes(held[:end])
+            del held[: end + 2]
+            self._looked = len(held)
+            yield from _events(whole)
+            return
+        self._looked = len(held)
+        if len(held) > _LONGEST:
+            raise ServiceError(Reason.UPSTREAM_BROKEN, "The model server sends an event that does not end.")
+
+
+def _events(text: bytes) -> Iterator[Event]:
+    for block in text.split(b"\n\n"):
+        if block.startswith(b"data: ") and b"\n" not in block:
+            yield Event(block[6:])
+        else:
+            yield from _event(block)
+
+
+def _event(block: bytes) -> Iterator[Event]:
+    data = []
+    for line in block.split(b"\n"):
+        name, _, value = line.partition(b":")
+        if line.startswith(b":"):
+            yield Event(value.strip(), comment=True)
+        elif name == b"data":
+            data.append(value.removeprefix(b" "))
+    if data:
+        yield Event(b"\n".join(data))
