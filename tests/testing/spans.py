@@ -1,47 +1,37 @@
-"""Spans for tests."""
+"""Spans that a test looks at as they were made, without a pipeline."""
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Sequence
-from typing import Any
-
-from services.core.tracing import Span, new_root
-from services.runtime.telemetry.batcher import ExportError
+from services.core.tracing import Sampling, Span, Tracer
 
 
-def span(name: str = "chat m", **fields: Any) -> Span:
-    """A span that has just ended, with what a test says of it."""
-    now = time.time_ns()
-    whole = {"context": new_root(sampled=True), "service": "router", "start_ns": now - 1_000_000, "end_ns": now}
-    return Span(name=name, **{**whole, **fields})
+class Spans:
+    """A sink that keeps what it is given."""
 
+    def __init__(self) -> None:
+        self.all: list[Span] = []
 
-class Kept:
-    """An exporter that keeps what it is given, once it is let; with `fails`, which may be changed, it refuses it."""
+    def record(self, span: Span) -> None:
+        """See `SpanSink.record`."""
+        self.all.append(span)
 
-    def __init__(self, fails: Callable[[Sequence[Span]], Exception | None] = lambda _: None) -> None:
-        self.fails = fails
-        self.spans: list[Span] = []
-        self.open = threading.Event()
-        self.open.set()
-        self.entered = threading.Event()
-        self.closed = threading.Event()
+    def tracer(self, *, content: bool = False, **sampling: float | bool) -> Tracer:
+        """A tracer that records here."""
+        return Tracer(self, Sampling(**sampling), content=content)  # type: ignore[arg-type]
 
-    def export(self, spans: Sequence[Span]) -> None:
-        """See `Exporter`."""
-        self.entered.set()
-        self.open.wait()
-        if (error := self.fails(spans)) is not None:
-            raise error
-        self.spans += spans
+    @property
+    def names(self) -> list[str]:
+        """All names, as the spans came."""
+        return [span.name for span in self.all]
 
-    def close(self) -> None:
-        """See `Exporter`."""
-        self.closed.set()
+    def named(self, beginning: str) -> Span:
+        """The one whose name begins so."""
+        (span,) = [span for span in self.all if span.name.startswith(beginning)]
+        return span
 
-
-def refused(spans: Sequence[Span]) -> Exception:
-    """A failure, of whatever spans."""
-    return ExportError("the collector is away; start it")
+    def under(self, parent: Span) -> list[Span]:
+        """A span's children, by their start."""
+        children = [span for span in self.all if span.parent_id == parent.context.span_id]
+        assert all(child.context.trace_id == parent.context.trace_id for child in children)
+        assert all(parent.start_ns <= child.start_ns <= child.end_ns <= parent.end_ns for child in children)
+        return sorted(children, key=lambda span: span.start_ns)
