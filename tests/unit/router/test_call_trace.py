@@ -59,7 +59,7 @@ class Principals:
 
     def peek(self, credential: str) -> Principal | None:
         if credential == "limited":
-            return dataclasses/l", concurrent_calls=1), permissions=USER.permissions)
+            return dataclasses.replace(limited("users/l", concurrent_calls=1), permissions=USER.permissions)
         return USER if credential == "warm" else None
 
     async def authenticate(self, credential: str | None) -> Principal:
