@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
-
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from services.core.errors import Reason, ServiceError
 from services.core.headers import TO_ROUTER
@@ -18,7 +17,7 @@ from services.core.inference import Headers, Inference, Request
 from services.core.tracing import Tracer, log_fields, under
 from services.facade.exchange import Answer, Send, send_error, send_whole
 from services.facade.guard import CONNECTION
-from services.facade.metrics import OPEN_CALLS, count_response
+from services.facade.metrics import Responses
 from services.facade.request_id import is_request_id, new_request_id
 from services.facade.routes import OPEN_TO_ALL, OWN, Own, Redirect, Route, only, resolve
 from services.facade.trace import LEFT, RequestTrace, trace
@@ -56,7 +55,7 @@ class AppSettings:
 
 class App:
     """Answers HTTP requests. `ready` tells whether the mesh behind can take calls. Calls to models are traced, if there
-    is a tracer; what is asked for by GET is none.
+    is a tracer; what is asked for by GET is none. `responses` counts the answers, if they are counted.
     """
 
     def __init__(
@@ -65,14 +64,25 @@ class App:
         ready: Callable[[], Awaitable[bool]],
         settings: AppSettings,
         tracer: Tracer | None = None,
+        responses: Responses | None = None,
     ) -> None:
         self._inference = inference
         self._ready = ready
         self._settings = settings
         self._tracer = tracer
+        self._responses = responses
         self._answers: set[Answer] = set()
         self._arriving = 0
-        OPEN_CALLS.set_function(lambda: len(self._answers))
+
+    @property
+    def open_calls(self) -> int:
+        """Calls that are open."""
+        return len(self._answers)
+
+    @property
+    def arriving(self) -> int:
+        """Bytes of bodies that are arriving."""
+        return self._arriving
 
     def end_calls(self) -> None:
         """Ends the calls that are open, each with an error that its client can see."""
@@ -81,6 +91,7 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
+        began = time.perf_counter()
         headers, request_id = _travelling(scope["headers"])
         method, path = scope["method"], scope["path"]
         operation, traced = path, None
@@ -109,8 +120,8 @@ class App:
                 traced.error = internal
             # Where the answer has begun, uvicorn refuses this and cuts the connection.
             status = await send_error(send, internal, operation, request_id)
-        count_response(operation, status)
-
+        if self._responses is not None:
+            self._responses.count(operation, status, time.perf_counter() - began)
         if traced is not None:
             traced.finish(operation, status, request_id)
 
@@ -119,9 +130,6 @@ class App:
             return await self._health(method, send, request_id, b'{"status":"ready"}')
         if what is Own.FIRST_HEALTH:
             return await self._health(method, send, request_id, b'{"status":"ok"}')  # as FIRST says it
-        if what is Own.METRICS:
-            content_type = (b"content-type", CONTENT_TYPE_LATEST.encode())
-            return await send_whole(send, 200, (content_type,), generate_latest(), request_id)
         only("GET", method)
         return await send_whole(send, 200, _JSON, _VERSION, request_id)
 

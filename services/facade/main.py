@@ -15,6 +15,7 @@ from services.facade.config import FacadeConfig
 from services.facade.guard import GuardSettings, guarded
 from services.facade.https import https_context
 from services.facade.listener import listen
+from services.facade.metrics import Responses, show_facade, show_link
 from services.facade.router_link import RouterLink
 from services.runtime.process import Process
 
@@ -23,6 +24,7 @@ async def serve(config: FacadeConfig, process: Process) -> None:
     """Runs the facade in front of a router elsewhere, until it is asked to stop."""
     wire = process.tls.wire("facade", process.home)
     router = RouterLink(config.router_address, patience=config.wait_for_router_s, wire=wire)
+    show_link(process.metrics, lambda: router.mux is not None)
     keeping = asyncio.get_running_loop().create_task(router.run())
     try:
         await serve_http(config, process, router, router.ready)
@@ -42,7 +44,8 @@ async def serve_http(
         call_window=config.call_window_bytes,
         window_budget=config.window_budget_bytes,
     )
-    app = App(inference, ready, settings, process.tracer)
+    responses = Responses() if process.metrics is not None else None
+    app = App(inference, ready, settings, process.tracer, responses)
     guard = GuardSettings(config.header_timeout_s, config.body_timeout_s, config.max_header_bytes)
     https = config.https(process.home)
     context = None if https is None else https_context(https)
@@ -64,6 +67,8 @@ async def serve_http(
     settled.load()
     settled.ssl = context
     server = _Server(settled)
+    if process.metrics is not None and responses is not None:
+        show_facade(process.metrics, responses, app, lambda: len(server.server_state.connections))
     serving = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
     host, port = listener.getsockname()[:2]
     process.ready("facade", f"{host}:{port}")

@@ -54,7 +54,6 @@ class Own(enum.Enum):
     HEALTH = enum.auto()
     FIRST_HEALTH = enum.auto()
     VERSION = enum.auto()
-    METRICS = enum.auto()
 
 
 OWN: Final = {
@@ -62,7 +61,6 @@ OWN: Final = {
     "/resource_server/health": Own.FIRST_HEALTH,
     "/resource_server/health/": Own.FIRST_HEALTH,
     "/version": Own.VERSION,
-    "/metrics": Own.METRICS,
 }
 
 _MODELS = "/v1/models"

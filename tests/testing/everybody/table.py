@@ -214,7 +214,6 @@ _OTHERS: Final[Mapping[str, Row]] = {
 HTTP: Final[Mapping[str, Row]] = {
     "GET /health": _OPEN,
     "GET /version": _OPEN,
-    "GET /metrics": _OPEN,
     "GET /resource_server/health": _OPEN,
     "GET /resource_server/health/": _OPEN,
     "GET /resource_server/status": _OPEN,

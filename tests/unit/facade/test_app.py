@@ -128,7 +128,6 @@ async def _soon(ready: bool) -> bool:
         ("/nothing", "GET", Mesh(WELL)),
         ("/health", "GET", Mesh(WELL)),
         ("/version", "GET", Mesh(WELL)),
-        ("/metrics", "GET", Mesh(WELL)),
     ],
 )
 async def test_every_answer_has_the_id_of_its_request(path: str, method: str, mesh: Mesh) -> None:
