@@ -67,6 +67,17 @@ class Embedding(Body, frozen=True, kw_only=True):
     encoding_format: str | None = None
 
 
+class Rerank(Body, frozen=True, kw_only=True):
+    query: str
+    documents: list[str]
+    top_n: int = 0
+
+
+class Score(Body, frozen=True, kw_only=True):
+    text_1: str | list[str]
+    text_2: str | list[str]
+
+
 class Tokenize(Body, frozen=True):
     prompt: str | None = None
     messages: list[dict[str, Any]] | None = None

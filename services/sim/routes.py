@@ -22,6 +22,7 @@ from services.sim.errors import Refusal, api_error, busy, detail, invalid_field,
 from services.sim.faults import Fault, Faults
 from services.sim.http import JSON, Connection, Request
 from services.sim.metrics import exposition
+from services.sim.ranking import rerank_json, score_json, score_pairs
 from services.sim.render import chat_json, chat_script, completion_json, completion_script
 from services.sim.words import detokenize, tokenize
 
@@ -42,6 +43,8 @@ class Routes:
             "/v1/completions": {"POST": partial(self._call, self._completion)},
             "/v1/embeddings": {"POST": partial(self._call, self._embedding)},
             "/v1/models": {"GET": self._models},
+            **{path: {"POST": partial(self._call, self._rerank)} for path in ("/rerank", "/v1/rerank", "/v2/rerank")},
+            **{path: {"POST": partial(self._call, self._score)} for path in ("/score", "/v1/score")},
             "/tokenize": {"POST": self._tokenize},
             "/detokenize": {"POST": self._detokenize},
             "/health": {"GET": self._health},
@@ -113,12 +116,28 @@ class Routes:
         inputs = embedding_inputs(body)
         identity = self._identity(body, request, "embd")
         config = self._config
+        self._pooled(
+            inputs,
+            lambda: embedding_json(inputs, body.encoding_format, config.embedding_dimensions, config.seed, identity),
+            connection,
+        )
 
-        def finished() -> None:
-            answer = embedding_json(inputs, body.encoding_format, config.embedding_dimensions, config.seed, identity)
-            connection.respond(200, answer)
+    def _rerank(self, request: Request, connection: Connection, fault: Fault | None) -> None:
+        body = self._decode(request, bodies.Rerank, aliases=False)
+        texts = [utf8(text) for text in (body.query, *body.documents)]
+        identity = self._identity(body, request, "rerank")
+        self._pooled(texts, lambda: rerank_json(texts, body.top_n, self._config, identity), connection)
 
-        sequence = Sequence(b"".join(inputs), 0, finished)
+    def _score(self, request: Request, connection: Connection, fault: Fault | None) -> None:
+        body = self._decode(request, bodies.Score, aliases=False)
+        pairs = score_pairs(body)
+        identity = self._identity(body, request, "score")
+        texts = [text for pair in pairs for text in pair]
+        self._pooled(texts, lambda: score_json(pairs, self._config, identity), connection)
+
+    def _pooled(self, texts: list[bytes], answer: Callable[[], bytes], connection: Connection) -> None:
+        """Answers when the engine has read the texts."""
+        sequence = Sequence(b"".join(texts), 0, lambda: connection.respond(200, answer()))
         self._engine.submit(sequence)
         connection.on_gone = lambda: self._engine.cancel(sequence)
 

@@ -194,9 +194,9 @@ _POSTED: Final[Mapping[str, Row]] = {
     "/v1/embeddings": _CALL,
     "/v1/messages": _UNSERVED,
     "/v1/messages/count_tokens": _UNSERVED,
-    "/v1/rerank": _UNSERVED,
+    "/v1/rerank": _CALL,
     "/v1/responses": _UNSERVED,
-    "/v1/score": _UNSERVED,
+    "/v1/score": _CALL,
     "/v1/anything/else": _UNSERVED,
 }
 _OTHERS: Final[Mapping[str, Row]] = {
@@ -204,11 +204,11 @@ _OTHERS: Final[Mapping[str, Row]] = {
     "/detokenize": _CALL,
     "/generative_scoring": _UNSERVED,
     "/pooling": _UNSERVED,
-    "/rerank": _UNSERVED,
-    "/score": _UNSERVED,
+    "/rerank": _CALL,
+    "/score": _CALL,
     "/tokenize": _CALL,
     "/v2/embed": _UNSERVED,
-    "/v2/rerank": _UNSERVED,
+    "/v2/rerank": _CALL,
 }
 
 HTTP: Final[Mapping[str, Row]] = {
