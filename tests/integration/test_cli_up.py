@@ -1,6 +1,7 @@
 """`weft up` and `weft demo`, as a newcomer types them."""
 
 import asyncio
+import json
 import os
 import select
 import signal
@@ -112,6 +113,19 @@ async def test_up_prints_lines_that_work_and_ctrl_c_leaves_nothing(run: Run, tmp
     assert up.lines[-1] == "Stopped; nothing is left running."
     await gone(pids)
     assert list((tmp_path / "home" / "run").iterdir()) == []
+    await traced(run)
+
+
+async def traced(run: Run) -> None:
+    """The calls were traced, and what had not been written yet was as the mesh ended."""
+    listing = await run("trace", "--json")
+    assert await listing.end() == 0
+    calls = json.loads("\n".join(listing.lines))
+    assert [(call["name"], call["status"]) for call in calls] == [("POST /v1/chat/completions", "ok")] * 2
+    shown = await run("trace", calls[-1]["trace_id"][:12])
+    assert await shown.end() == 0
+    assert [line.split()[0] for line in shown.lines if "━" in line] == ["facade", "router", "router", "worker"]
+    assert any("◆ first token" in line for line in shown.lines)
 
 
 async def test_a_killed_up_leaves_nothing_and_the_next_one_starts(run: Run) -> None:

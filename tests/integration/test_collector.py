@@ -16,6 +16,7 @@ from services.runtime.child import Child, ChildError, ChildSpec, start_child
 from services.runtime.telemetry.files import read
 from services.runtime.telemetry.pipeline import FLUSH
 from tests.testing.certificates import Authority
+from tests.testing.mesh import StartMesh
 from tests.testing.otlp_sink import OtlpSink
 from tests.testing.processes import SOON, HeldPort
 
@@ -27,7 +28,7 @@ from services.runtime.logging import LogConfig
 from services.runtime.metrics import MetricsConfig
 from services.runtime.service import run_service
 from services.runtime.telemetry.config import TracingConfig
-from tests.testing.spans import span
+from tests.testing.exports import span
 
 async def serve(process):
     process.ready("router", "127.0.0.1:1")
@@ -128,6 +129,29 @@ async def test_a_collector_that_never_answers_holds_up_nothing(protocol: str, tm
         await asyncio.wait_for(connected.wait(), SOON)
         await stopped(child)
     assert any(span.name == "the last" for span in read(tmp_path))
+
+
+async def test_calls_go_on_where_the_collector_never_answers(start_mesh: StartMesh) -> None:
+    hole = await asyncio.start_server(lambda reader, writer: asyncio.sleep(3600), "127.0.0.1", 0)
+    async with hole:
+        endpoint = f"http://127.0.0.1:{hole.sockets[0].getsockname()[1]}"
+        mesh = await start_mesh(tracing={"endpoint": endpoint, "ratio": 1}, sim=("--inter-token-s", "0"))
+        client = mesh.openai(timeout=SOON)
+        for _ in range(20):
+            answers = (
+                client.chat.completions.create(model="sim-model", messages=[{"role": "user", "content": "Hello"}])
+                for _ in range(20)
+            )
+            await asyncio.gather(*answers)
+        await mesh.until(
+            lambda: mesh.router.metric("weft_trace_spans_total", sink="collector", outcome="failed"),
+            lambda failed: failed > 0,
+            "spans are lost and counted",
+        )
+        assert "calls go on" in mesh.router.log
+        async with asyncio.timeout(FLUSH + 8):
+            assert await mesh.facade.terminate() == 0
+            assert await mesh.router.terminate() == 0
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])

@@ -15,7 +15,7 @@ from services.cli.trace_render import ASCII, duration, render
 from services.cli.trace_tree import Trace, find, rows, traces
 from services.core.tracing import Event, Span, TraceContext
 from services.runtime.telemetry.files import TraceFiles
-from tests.testing.spans import span
+from tests.testing.exports import span
 
 MS = 1_000_000
 BEGAN = 1_795_282_650 * 1000 * MS

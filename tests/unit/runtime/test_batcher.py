@@ -11,7 +11,7 @@ from prometheus_client import REGISTRY
 from services.core.tracing import Span
 from services.runtime.telemetry.batcher import BATCH, QUEUE, SILENCE, Batcher
 from tests.testing.clock import Clock
-from tests.testing.spans import Kept, refused, span
+from tests.testing.exports import Kept, refused, span
 
 
 def counted(sink: str, outcome: str) -> float:

@@ -12,7 +12,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span as PbSpan
 from services.core.tracing import Event, Kind, TraceContext
 from services.runtime.telemetry.otlp import LONGEST, MOST, spans_of
 from services.runtime.telemetry.readable import readable
-from tests.testing.spans import span
+from tests.testing.exports import span
 
 RESOURCE = {"weft.endpoint": "clusters/a/endpoints/b", "weft.instance": "i"}
 

@@ -10,7 +10,7 @@ import pytest
 from services.core.tracing import Event
 from services.runtime.telemetry.batcher import ExportError
 from services.runtime.telemetry.files import TraceFiles, folder, read
-from tests.testing.spans import span
+from tests.testing.exports import span
 
 DEAD = 2**22 + 1
 """More than Linux gives to any process."""
