@@ -1,4 +1,4 @@
-"""Ask a model one thing. Without arguments: `python examples/chat.py [QUESTION]`, with the mesh of `weft up`."""
+"""Asks a model one thing: python examples/chat.py [QUESTION]"""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from weft.client import Client
 
 MODEL = os.environ.get("WEFT_MODEL", "sim-model")
 
-with Client() as client:  # WEFT_ROUTER and WEFT_KEY, or the mesh on this machine
+with Client() as client:  # the router and the key in WEFT_ROUTER and WEFT_KEY; by default those of `weft up`
     answer = client.chat(MODEL, " ".join(sys.argv[1:]) or "What is a weft?", max_tokens=64)
 
 choice = answer.choices[0]

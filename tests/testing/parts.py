@@ -45,6 +45,10 @@ PARTS = {
         found=lambda: Path(os.environ.get("WEFT_ENVOY", "")).is_file(),
         remedy="make test-envoy",
     ),
+    "node": Part(
+        found=lambda: shutil.which("node") is not None and shutil.which("npm") is not None,
+        remedy="apt-get install nodejs npm",
+    ),
     "postgresql": Part(
         found=lambda: postgresql_programs() is not None,
         remedy="apt-get install postgresql",
@@ -68,6 +72,10 @@ PARTS = {
     "vllm": Part(
         found=lambda: Path(os.environ.get("WEFT_VLLM_PYTHON", "")).is_file(),
         remedy="make test-vllm",
+    ),
+    "xds": Part(
+        found=lambda: Path(os.environ.get("WEFT_XDS_PYTHON", "")).is_file(),
+        remedy="make test-envoy",
     ),
 }
 
