@@ -17,13 +17,13 @@ _OUTCOMES: Final = frozenset(
     )
 )
 
-STARTS = Counter("weft_launcher_starts", "Starts that are over.", ("outcome",))
+STARTS = Counter("weft_launcher_starts", "Starts that are over, by how they ended.", ("endpoint", "outcome"))
 LIVE = Gauge("weft_launcher_live_starts", "Starts that are not over, by state.", ("state",))
 STAGE = Histogram(
     "weft_launcher_stage_seconds",
     "How long starts took: submit, from the decision to the task; queue, until the worker attached; load, until its "
     "vLLM answered.",
-    ("stage",),
+    ("endpoint", "stage"),
     buckets=_SECONDS,
 )
 LEADING = Gauge("weft_launcher_leading", "1 if this launcher acts, 0 if another on its database does.")
@@ -31,13 +31,14 @@ LEADING = Gauge("weft_launcher_leading", "1 if this launcher acts, 0 if another 
 
 def count_change(before: Start, after: Start) -> None:
     """Notes what has happened to a start between two of its states."""
-    _stage("submit", before.submitted_at, after.submitted_at, after.created_at)
-    _stage("queue", before.attached_at, after.attached_at, after.submitted_at)
-    _stage("load", before.ready_at, after.ready_at, after.attached_at)
+    endpoint = after.endpoint
+    _stage(endpoint, "submit", before.submitted_at, after.submitted_at, after.created_at)
+    _stage(endpoint, "queue", before.attached_at, after.attached_at, after.submitted_at)
+    _stage(endpoint, "load", before.ready_at, after.ready_at, after.attached_at)
     if before.live and not after.live:
-        STARTS.labels(after.outcome if after.outcome in _OUTCOMES else "other").inc()
+        STARTS.labels(endpoint, after.outcome if after.outcome in _OUTCOMES else "other").inc()
 
 
-def _stage(stage: str, before: float | None, after: float | None, since: float | None) -> None:
+def _stage(endpoint: str, stage: str, before: float | None, after: float | None, since: float | None) -> None:
     if before is None and after is not None and since is not None:
-        STAGE.labels(stage).observe(max(0.0, after - since))
+        STAGE.labels(endpoint, stage).observe(max(0.0, after - since))
