@@ -193,6 +193,8 @@ class DispatchedCall:
     def _asked_at(self, endpoint: str, error: ServiceError | None) -> None:
         if error is not None:
             self._over_limits[endpoint] = error
+            if self._trace is not None:
+                self._trace.done(error.reason.name.lower())
         self.next_attempt()
 
     def _try(self, target: Target, candidates: int) -> None:

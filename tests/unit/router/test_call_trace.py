@@ -27,6 +27,8 @@ from services.router.cold import ColdEndpoint, ColdEndpoints, StartState
 from services.router.dispatcher import Dispatcher, DispatchSettings
 from services.router.first import StatusRoutes
 from services.router.gateway import Gateway
+from services.router.limits.claims import Claim
+from services.router.limits.limiter import Admission, Limiter
 from services.router.permits import Permits
 from services.router.policies import least_outstanding
 from services.router.queues import Queues
@@ -68,6 +70,18 @@ class Principals:
         if credential != "asked":
             raise ServiceError(Reason.CREDENTIAL_INVALID)
         return USER
+
+
+class Asked(Limiter):
+    """Says nothing until its store is asked."""
+
+    def admit(self, claims: tuple[Claim, ...], *, principal: str, tokens: int) -> Admission | None:
+        return None
+
+    async def admit_later(self, claims: tuple[Claim, ...], *, principal: str, tokens: int) -> Admission:
+        admitted = super().admit(claims, principal=principal, tokens=tokens)
+        assert admitted is not None
+        return admitted
 
 
 class Mesh:
@@ -352,6 +366,25 @@ async def test_a_bad_key_has_no_principal_and_its_authentication_failed():
     assert (of_call.name, authenticate.error) == ("chat", "credential_invalid")
     assert "weft.principal" not in of_call.attributes
     assert "bad" not in repr(spans.all)
+
+
+async def test_a_call_for_which_the_limits_store_is_asked_tells_so():
+    spans = Spans()
+    mesh = Mesh(spans.tracer())
+    object.__setattr__(mesh.books.accounting, "limiter", Asked(clock=mesh.clock.time))
+    await mesh.call(request("limited"))
+    await mesh.answerers[0].arrived.wait()
+    answer, _ = await mesh.call(request("limited"))
+    await answer.over.wait()
+    of_refused, refused = spans.all
+    assert (refused.name, refused.error, of_refused.error) == ("admit", "calls_exhausted", "")
+    assert "admitted" not in [event.name for event in of_refused.events]
+    spans.all.clear()
+    mesh.answer()
+    of_call = spans.named("chat m")
+    admit, attempt = spans.under(of_call)
+    assert (admit.name, admit.error, attempt.kind.name) == ("admit", "", "CLIENT")
+    assert [event.name for event in of_call.events][:3] == ["authenticated", "authorised", "admitted"]
 
 
 async def test_a_call_that_waits_for_room_tells_so():
