@@ -68,7 +68,13 @@ def test_stubs_load(base_environment: Path) -> None:
     run(base_environment / "bin/python", "-W", "error", "-c", "from weft.session.v1 import session_pb2_grpc")
 
 
+def test_client_loads(base_environment: Path) -> None:
+    """With the base alone, and without what it uses where it is installed."""
+    program = "import weft.client; weft.client.Client('127.0.0.1:1').close(); print(weft.client.trace.trace_headers())"
+    assert run(base_environment / "bin/python", "-W", "error", "-c", program) == "()\n"
+
+
 def test_types_are_in_the_wheel(base_environment: Path) -> None:
     (packages,) = base_environment.glob("lib/*/site-packages")
-    for name in ("services/py.typed", "compute_functions/py.typed", "weft/session/py.typed"):
+    for name in ("services/py.typed", "compute_functions/py.typed", "weft/session/py.typed", "weft/client/py.typed"):
         assert (packages / name).is_file(), name

@@ -16,8 +16,6 @@ the stubs alone: google.rpc's are in a package of their own."""
 _NEVER_SENT: Final = ("failed to connect to all addresses", "DNS resolution failed", "empty address list")
 """How gRPC says that it never had a connection: it has no code of its own for that."""
 
-_RATE: Final = frozenset({"REQUESTS_EXHAUSTED", "TOKENS_EXHAUSTED", "CALLS_EXHAUSTED"})
-
 
 @dataclass(frozen=True, slots=True)
 class Limit:
@@ -94,14 +92,15 @@ def from_rpc(failed: grpc.RpcError, request_id: str = "") -> WeftError:
     ours = _parse(trailing.get(ERROR_METADATA))
     if ours is None:
         reason = _reason_without(code, details)
-        return _kind(reason, code)(reason, details or code.name, code=code, request_id=request_id)
+        return _kind(reason, code, None)(reason, details or code.name, code=code, request_id=request_id)
     reason = _name(ours.reason)
-    return _kind(reason, code)(
+    retry_after = ours.retry_after.ToMilliseconds() / 1000 if ours.HasField("retry_after") else None
+    return _kind(reason, code, retry_after)(
         reason,
         ours.message or details,
         code=code,
         field=ours.param,
-        retry_after=ours.retry_after.ToMilliseconds() / 1000 if ours.HasField("retry_after") else None,
+        retry_after=retry_after,
         limits=tuple(Limit(one.subject, one.description) for one in ours.violations),
         request_id=request_id,
     )
@@ -130,15 +129,24 @@ def _reason_without(code: grpc.StatusCode, details: str) -> str:
     return code.name
 
 
-def _kind(reason: str, code: grpc.StatusCode) -> type[WeftError]:
-    if reason in _RATE:
-        return RateLimited
-    if reason == "BODY_TOO_LARGE":
-        return InvalidRequest
-    if reason == "OVERLOADED":
-        return Unavailable
-    return _BY_CODE.get(code, WeftError)
+def _kind(reason: str, code: grpc.StatusCode, retry_after: float | None) -> type[WeftError]:
+    if reason == "REQUEST_REFUSED":  # by the model server: of the caller's credential it knows nothing
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED and retry_after is not None:
+            return RateLimited
+        return InvalidRequest if code in _WRONG else WeftError
+    return _BY_REASON.get(reason) or _BY_CODE.get(code, WeftError)
 
+
+_WRONG: Final = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED)
+"""The codes of 400, 422 and 413."""
+
+_BY_REASON: Final[dict[str, type[WeftError]]] = {
+    "REQUESTS_EXHAUSTED": RateLimited,
+    "TOKENS_EXHAUSTED": RateLimited,
+    "CALLS_EXHAUSTED": RateLimited,
+    "BODY_TOO_LARGE": InvalidRequest,
+    "OVERLOADED": Unavailable,
+}
 
 _BY_CODE: Final[dict[grpc.StatusCode, type[WeftError]]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,

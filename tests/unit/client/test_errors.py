@@ -19,7 +19,7 @@ from weft.client import (
 from weft.client.errors import ERROR_METADATA, from_rpc
 from weft.errors.v1 import errors_pb2
 
-from services.core.errors import QuotaViolation, Reason, ServiceError
+from services.core.errors import GrpcCode, QuotaViolation, Reason, ServiceError
 from services.rpc import errors
 from tests.unit.client.server import START, Server, said
 
@@ -54,6 +54,22 @@ async def test_the_field_at_fault(server: Server) -> None:
     assert isinstance(error, InvalidRequest)
     assert error.field == "messages[0].role"
     assert error.retry_after is None
+
+
+@pytest.mark.parametrize(
+    ("code", "retry_after", "kind"),
+    [
+        (GrpcCode.INVALID_ARGUMENT, None, InvalidRequest),
+        (GrpcCode.RESOURCE_EXHAUSTED, None, InvalidRequest),
+        (GrpcCode.RESOURCE_EXHAUSTED, 1.0, RateLimited),
+        (GrpcCode.PERMISSION_DENIED, None, WeftError),
+    ],
+)
+async def test_what_the_model_server_refuses(
+    server: Server, code: GrpcCode, retry_after: float | None, kind: type[WeftError]
+) -> None:
+    error = await failure(server, ServiceError(Reason.REQUEST_REFUSED, "No.", retry_after=retry_after, grpc=code))
+    assert type(error) is kind
 
 
 @pytest.mark.parametrize(
