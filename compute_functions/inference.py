@@ -51,11 +51,14 @@ def inference(request: dict[str, Any]) -> dict[str, Any]:
     (text) or `body_base64`; `timeout_s` for the whole answer, `wait_s` for a vLLM that is still starting, and
     `api_port` where it listens if start-worker has not told. Gives `status`, `headers` and `body` or `body_base64`,
     whatever the status is; or `error` with a `kind` (`vllm_unreachable`, `timeout`, `result_too_large`, `bad_request`)
-    and a `message`.
+    and a `message`. In either case `times` tells when this was, in seconds since 1970 by the node's clock: `began`,
+    `ended`, and if it came to that `sent` (the request, to vLLM) and `answered` (vLLM's status came); `host` is the
+    node.
 
     With `control` in place of a call: `state` gives `state` (`none`, `starting`, `ready`) and `detail`; `stop` asks
     start-worker to end the start named by `start` (any, if empty) and gives `stopped`. It raises nothing.
     """
+    times = {"began": time.time()}
     try:
         folder = _slot_folder(str(request.get("endpoint") or ""), request.get("slot"))
         control = request.get("control")
@@ -65,12 +68,13 @@ def inference(request: dict[str, Any]) -> dict[str, Any]:
             return {"stopped": _stop(folder, str(request.get("start") or ""))}
         if control is not None:
             raise CallError("bad_request", f"There is no control {str(control)[:50]!r}: use 'state' or 'stop'.")
-        return _call(folder, request)
+        result = _call(folder, request, times)
     except CallError as why:
-        return {"error": {"kind": why.kind, "message": str(why)}}
+        result = {"error": {"kind": why.kind, "message": str(why)}}
+    return {**result, "times": {**times, "ended": time.time()}, "host": socket.gethostname()}
 
 
-def _call(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
+def _call(folder: Path, request: dict[str, Any], times: dict[str, float]) -> dict[str, Any]:
     operation, method = str(request.get("operation") or ""), str(request.get("method") or "POST")
     if OPERATION.fullmatch(operation) is None or method not in ("GET", "POST", "DELETE"):
         raise CallError("bad_request", f"{method[:20]!r} {operation[:100]!r} is no operation of a model server.")
@@ -86,7 +90,7 @@ def _call(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
             connection, detail = None, f"vLLM at {url} does not listen yet: {why.strerror or why}."
         if connection is not None:
             try:
-                return _exchange(connection, method, operation, headers, body, deadline)
+                return _exchange(connection, method, operation, headers, body, deadline, times)
             finally:
                 connection.close()  # vLLM stops computing for whom has left
         left = patience - time.monotonic()
@@ -103,6 +107,7 @@ def _exchange(
     headers: dict[str, str],
     body: bytes,
     deadline: float,
+    times: dict[str, float],
 ) -> dict[str, Any]:
     """Sends, and reads the whole answer. The deadline holds for all of it, however often bytes arrive."""
     chunks: list[bytes] = []
@@ -110,9 +115,11 @@ def _exchange(
     plug: socket.socket = connection.sock  # `getresponse` lets go of it when the server will close
     try:
         _limit(plug, deadline)
+        times["sent"] = time.time()
         connection.request(method, operation, body=body if method != "GET" else None, headers=headers)
         _limit(plug, deadline)
         answer = connection.getresponse()
+        times["answered"] = time.time()
         expected = answer.length  # None if it is chunked; `read1` counts it down in some Pythons only
         while size != expected:
             _limit(plug, deadline)

@@ -172,8 +172,9 @@ def start_worker(request: dict[str, Any]) -> dict[str, Any]:
     """Runs a worker (`mode` `session`) or vLLM alone (`task`) until it ends or is told to.
 
     `request`: `endpoint`, `start`, `slot`, `enrolment_token`, `routers`, `mode`, `api_port` (0: any), `walltime_s`
-    (None: that of the job, if it has one), `grace_s`, `drain_before_s`, `attach_timeout_s`. What the site decides comes
-    from its environment: see compute_functions/README.md. Gives `outcome` (`stopped`, `refused`, `router_unreachable`,
+    (None: that of the job, if it has one), `grace_s`, `drain_before_s`, `attach_timeout_s`, `traceparent` (the start's
+    span, as W3C writes it, for the worker; empty: it belongs to no trace). What the site decides comes from its
+    environment: see compute_functions/README.md. Gives `outcome` (`stopped`, `refused`, `router_unreachable`,
     `vllm_failed`, `walltime`, `site_error`), `detail`, `job`, `versions` and `log_tail`. It raises nothing.
     """
     began = time.time()
@@ -216,6 +217,7 @@ class Start:
         self.grace = float(request.get("grace_s") or 30.0)
         self.drain_before = float(request.get("drain_before_s") or 0.0)
         self.attach_timeout = float(request.get("attach_timeout_s") or 0.0)
+        self.traceparent = str(request.get("traceparent") or "")
         asked = request.get("walltime_s") or environ.get("WEFT_WALLTIME_S")
         problems = []
         try:
@@ -306,7 +308,8 @@ class Start:
         if self.attach_timeout:
             command += ["--attach-timeout", f"{self.attach_timeout:g}"]
         command += ["--vllm-restarts", str(VLLM_RESTARTS)]
-        return command + self.flags  # last, so that the site has the last word
+        command += self.flags  # last, so that the site has the last word
+        return ["env", f"TRACEPARENT={self.traceparent}", *command] if self.traceparent else command
 
     def _reach_a_router(self) -> None:
         """Before a model is loaded for minutes on GPUs that nobody would reach."""

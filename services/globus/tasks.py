@@ -59,6 +59,7 @@ class _Flight:
     key: ExecutorKey
     payload: Mapping[str, Any]
     submitted: Callable[[str], None]
+    happened: Callable[[str], None]
     answer: asyncio.Future[Any]
     future: Future[Any] | None = None
     seat: Seat | None = None
@@ -122,8 +123,11 @@ class Tasks:
         payload: Mapping[str, Any],
         user_endpoint_config: Mapping[str, Any] | None = None,
         submitted: Callable[[str], None] = lambda task_id: None,
+        happened: Callable[[str], None] = lambda what: None,
     ) -> Any:
-        """What the function returns. `submitted` is called with the task's id once it has one. Raises `GlobusError`.
+        """What the function returns. `submitted` is called with the task's id once it has one; `happened` with what
+        goes wrong and does not end it: a submission that is made again, results whose stream is lost. Raises
+        `GlobusError`.
 
         Whoever is cancelled here leaves; the task itself goes on.
         """
@@ -131,7 +135,7 @@ class Tasks:
         size = check_size(payload, config)
         text = msgspec.json.encode(config, order="deterministic").decode()
         key = ExecutorKey(credentials, endpoint_uuid, function_uuid, text, size - ENVELOPE > _SMALL)
-        flight = _Flight(key, payload, submitted, self._loop.create_future())
+        flight = _Flight(key, payload, submitted, happened, self._loop.create_future())
         flight.answer.add_done_callback(_heard)
         if self._closed:
             raise _closing()
@@ -260,6 +264,7 @@ class Tasks:
     def _again(self, flight: _Flight) -> None:
         self._leave_seat(flight)
         flight.attempts += 1
+        flight.happened("not submitted")
         if flight.attempts >= _ATTEMPTS:
             sentence = "The task could not be submitted, as other submissions failed at the same time."
             self._land(flight, GlobusError(Kind.SERVICE_UNAVAILABLE, sentence))
@@ -268,6 +273,7 @@ class Tasks:
 
     def _lose(self, flight: _Flight) -> None:
         self._leave_seat(flight)
+        flight.happened("results' stream lost")
         flight.lost_at = self._loop.time()
 
     def _leave_seat(self, flight: _Flight) -> None:

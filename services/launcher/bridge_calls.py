@@ -15,6 +15,7 @@ from services.core.errors import Reason, ServiceError
 from services.core.inference import Call, Receiver, Request
 from services.globus.errors import GlobusError
 from services.launcher.bridge_messages import Answer, from_globus, from_result
+from services.launcher.task_trace import TaskTrace
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +39,10 @@ class TaskSlots:
 class Runner(Protocol):
     """Runs one call as a task, to the function's result. Raises `GlobusError` or `ServiceError`."""
 
-    def __call__(self, request: Request, *, timeout: float, wait: float) -> Awaitable[Any]:
-        """`timeout` is for the whole answer, `wait` for a vLLM that still starts; in seconds."""
+    def __call__(self, request: Request, *, timeout: float, wait: float, trace: TaskTrace | None) -> Awaitable[Any]:
+        """`timeout` is for the whole answer, `wait` for a vLLM that still starts; in seconds. `trace` hears of the
+        task, if the call is traced.
+        """
 
 
 class TaskInference:
@@ -49,8 +52,18 @@ class TaskInference:
     end.
     """
 
-    def __init__(self, endpoint: str, run: Runner, *, slots: TaskSlots, bounds: Bounds) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        run: Runner,
+        *,
+        slots: TaskSlots,
+        bounds: Bounds,
+        traced: Callable[[Request], TaskTrace | None] = lambda request: None,
+    ) -> None:
+        """`traced` gives what takes notes of a call, if anything does."""
         self.endpoint = endpoint
+        self.traced = traced
         self.run = run
         self.bounds = bounds
         self._slots = slots
@@ -136,6 +149,7 @@ class _TaskCall:
         self._credit = credit
         self._answer: ReadyAnswer | None = None
         self._held = 0
+        self._trace = calls.traced(request)
         bounds = calls.bounds.within(request.timeout, request.first_byte_timeout)
         self._watchdog = Watchdog(asyncio.get_running_loop(), bounds, self.fail)
 
@@ -148,12 +162,15 @@ class _TaskCall:
 
     def cancel(self) -> None:
         """See `Call.cancel`. The task, if it is submitted, goes on without us."""
-        self._close()
+        if self._close() is not None and self._trace is not None:
+            self._trace.left()
 
     def fail(self, error: ServiceError) -> None:
         """Ends the call from this side."""
         receiver = self._close()
         if receiver is not None:
+            if self._trace is not None:
+                self._trace.failed(error)
             receiver.fail(error)
 
     async def work(self) -> None:
@@ -163,9 +180,12 @@ class _TaskCall:
         # The function is the one to report, and has had some of our time taken by the way to it.
         timeout = max(self._watchdog.remaining - HOP, HOP)
         wait = max(min(self._watchdog.first_byte_remaining, timeout) - HOP, 0.0)
-        request, calls = self._request, self._calls
+        request, calls, trace = self._request, self._calls, self._trace
         try:
-            result = from_result(await calls.run(request, timeout=timeout, wait=wait))
+            told = await calls.run(request, timeout=timeout, wait=wait, trace=trace)
+            if trace is not None:
+                trace.result(told)
+            result = from_result(told)
         except GlobusError as error:
             log.warning("a call's task failed: %s", error, extra={"endpoint": calls.endpoint})
             self.fail(from_globus(error, calls.endpoint))
@@ -183,6 +203,8 @@ class _TaskCall:
     def _tell(self, answer: Answer) -> None:
         if self._receiver is None:
             return
+        if self._trace is not None:
+            self._trace.answered(answer[0].status)
         self._held = len(answer[1])
         self._calls.hold(self._held)
         # From here on the caller sets the pace, and the total bound holds.

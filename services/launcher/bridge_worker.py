@@ -15,16 +15,19 @@ from typing import Any, Final, Protocol
 import msgspec
 from weft.session.v1 import frame_pb2
 
+from services.core import weft_attributes
 from services.core.catalogue import Catalogue, Endpoint
 from services.core.deadlines import Bounds
 from services.core.errors import ServiceError
 from services.core.globus import GlobusBackend, GlobusFunction
 from services.core.inference import Request
+from services.core.tracing import AttributeValue, Tracer
 from services.globus.errors import GlobusError, Kind
 from services.launcher.bridge_calls import TaskInference, TaskSlots
 from services.launcher.bridge_messages import to_payload
 from services.launcher.bridge_status import Health, Statuses
 from services.launcher.functions import Functions
+from services.launcher.task_trace import TaskTrace
 from services.launcher.task_workers import TaskWorker
 from services.launcher.tasks import DEFAULT_CREDENTIALS, INFERENCE, TaskRunner
 from services.rpc.attachment import Attachment, Credential, RefusedError
@@ -65,6 +68,7 @@ class BridgeParts:
     way: RouterWay = field(default_factory=RouterWay)
     slots: TaskSlots = field(default_factory=TaskSlots)
     bounds: Bounds = field(default_factory=Bounds().inner)
+    tracer: Tracer | None = None
 
 
 class BridgeWorker:
@@ -74,7 +78,9 @@ class BridgeWorker:
 
     def __init__(self, worker: TaskWorker, parts: BridgeParts) -> None:
         self.worker = worker
-        self.inference = TaskInference(worker.endpoint, self._run_call, slots=parts.slots, bounds=parts.bounds)
+        self.inference = TaskInference(
+            worker.endpoint, self._run_call, slots=parts.slots, bounds=parts.bounds, traced=self._traced
+        )
         self._parts = parts
         self._health = Health(online=False, detail="its Globus Compute endpoint has not been asked yet")
         self._looked = False
@@ -207,13 +213,25 @@ class BridgeWorker:
 
     # Calls
 
-    async def _run_call(self, request: Request, *, timeout: float, wait: float) -> Any:
+    def _traced(self, request: Request) -> TaskTrace | None:
+        if self._parts.tracer is None:
+            return None
+        worker = self.worker
+        facts: dict[str, AttributeValue] = {
+            weft_attributes.ENDPOINT: worker.endpoint,
+            weft_attributes.SLOT: worker.slot,
+        }
+        if worker.start:
+            facts[weft_attributes.START] = worker.start
+        return TaskTrace(self._parts.tracer, request, facts)
+
+    async def _run_call(self, request: Request, *, timeout: float, wait: float, trace: TaskTrace | None) -> Any:
         parts, worker = self._parts, self.worker
         backend, at = self._target()
         credentials = _credentials(backend)
         function = await parts.functions.find(parts.catalogue(), INFERENCE, at, credentials)
         payload = to_payload(
-            request,
+            request if trace is None else trace.request(request),
             endpoint=worker.endpoint,
             slot=worker.slot,
             api_port=backend.api_port,
@@ -221,7 +239,17 @@ class BridgeWorker:
             wait=wait,
         )
         config = msgspec.json.decode(worker.config)  # the very node, by the configuration that it was started with
-        return await parts.tasks.run(credentials, at.endpoint_uuid, function, payload, config)
+        if trace is None:
+            return await parts.tasks.run(credentials, at.endpoint_uuid, function, payload, config)
+        return await parts.tasks.run(
+            credentials,
+            at.endpoint_uuid,
+            function,
+            payload,
+            config,
+            submitted=trace.submitted,
+            happened=trace.happened,
+        )
 
     def _target(self) -> tuple[GlobusBackend, GlobusFunction]:
         """Where the calls go. Raises `GlobusError` if the catalogue says nowhere."""

@@ -113,6 +113,7 @@ async def serve(
                 grace=process.grace,
                 way=RouterWay(wire),
                 slots=TaskSlots(tasks=config.task_slots, waiting=2 * config.task_slots),
+                tracer=process.tracer,
             )
         )
 

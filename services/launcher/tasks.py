@@ -48,9 +48,10 @@ class TaskRunner(Protocol):
         payload: Mapping[str, Any],
         user_endpoint_config: Mapping[str, Any] | None = None,
         submitted: Callable[[str], None] = ...,
+        happened: Callable[[str], None] = ...,
     ) -> Any:
-        """What the function returns; `submitted` hears the task's id. Whoever is cancelled here leaves, and the task
-        goes on.
+        """What the function returns; `submitted` hears the task's id, `happened` what went wrong on the way and did not
+        end it. Whoever is cancelled here leaves, and the task goes on.
         """
 
     async def allowed_functions(self, credentials: str, endpoint_uuid: str) -> frozenset[str] | None:

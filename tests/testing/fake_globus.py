@@ -184,6 +184,7 @@ class _RemoteTasks:
         payload: Mapping[str, Any],
         user_endpoint_config: Mapping[str, Any] | None = None,
         submitted: Callable[[str], None] = lambda task_id: None,
+        happened: Callable[[str], None] = lambda what: None,
     ) -> Any:
         asked = {"function": function_uuid, "payload": payload, "config": user_endpoint_config or {}}
         task = (await self._ask("POST", "/tasks", json=asked))["id"]

@@ -74,6 +74,7 @@ class Globus:
         payload: Mapping[str, Any],
         user_endpoint_config: Mapping[str, Any] | None = None,
         submitted: Callable[[str], None] = lambda task_id: None,
+        happened: Callable[[str], None] = lambda what: None,
     ) -> Any:
         run = Run(payload, submitted)
         self.runs.append(run)

@@ -26,7 +26,7 @@ _KINDS: Final = {
     Kind.PRODUCER: SpanKind.PRODUCER,
     Kind.CONSUMER: SpanKind.CONSUMER,
 }
-_OURS: Final = frozenset({"facade", "router", "auth", "registry", "launcher", "worker", "envoy"})
+_OURS: Final = frozenset({"facade", "router", "auth", "registry", "launcher", "function", "worker", "envoy"})
 
 
 def readable(span: Span) -> ReadableSpan:

@@ -50,6 +50,9 @@ def test_what_vllm_answers_is_the_result(slot: Path) -> None:
             body='{"messages":"é"}',
             headers=[["Content-Type", "application/json"], ["authorization", "secret"], ["traceparent", "t"]],
         )
+    times, host = answer.pop("times"), answer.pop("host")
+    assert 0 < times["began"] <= times["sent"] <= times["answered"] <= times["ended"]
+    assert host == socket.gethostname()
     assert answer == {
         "status": 200,
         "headers": [["content-type", "application/json"], ["x-request-id", "r"]],
@@ -97,7 +100,9 @@ def test_vllm_on_a_unix_socket(slot: Path) -> None:
 def test_where_nobody_told_the_endpoints_port_is_tried(slot: Path) -> None:
     with listening(answer_of(b"ok")) as it:
         assert call(api_port=it.port)["body"] == "ok"
-        assert call(api_port=0)["error"]["kind"] == "vllm_unreachable"
+        answer = call(api_port=0)
+        assert answer["error"]["kind"] == "vllm_unreachable"
+        assert answer["times"].keys() == {"began", "ended"}, "vLLM was not asked"
 
 
 @pytest.mark.parametrize("missing", [b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", b"HTTP/1.1 200 OK\r\n"])

@@ -87,6 +87,20 @@ def test_no_request_makes_it_fail(request: dict[str, Any]) -> None:
     assert start_worker(request)["outcome"] == "site_error"
 
 
+@pytest.mark.parametrize("traceparent", ["00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", ""])
+def test_the_worker_hears_which_trace_its_start_belongs_to(
+    traceparent: str, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command(site, "weft", f'echo "${{TRACEPARENT-none}} $*" > {tmp_path / "seen"}')
+    monkeypatch.delenv("TRACEPARENT", raising=False)
+    monkeypatch.setenv("WEFT_VLLM_COMMAND", "vllm serve m --port {port}")
+    with socket.create_server(("127.0.0.1", 0)) as router:
+        where = f"127.0.0.1:{router.getsockname()[1]}"
+        given = {"mode": "session", "enrolment_token": "t", "routers": [where], "traceparent": traceparent}
+        assert told(**given) == ("stopped", "The worker has drained.")
+    assert (tmp_path / "seen").read_text().startswith(f"{traceparent or 'none'} worker --endpoint ")
+
+
 def test_a_folder_that_somebody_else_prepared_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "run").symlink_to(tmp_path / "mine")

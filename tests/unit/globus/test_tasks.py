@@ -202,7 +202,8 @@ async def test_after_a_failed_submit_the_next_task_gets_a_new_executor_and_no_ot
 
 
 async def test_a_task_that_the_sdk_cancels_before_it_is_submitted_is_submitted_again(world: World) -> None:
-    task = await world.start()
+    told: list[str] = []
+    task = await world.start(happened=told.append)
     first = world.executors[0]
     first.shut = True
     first.futures[0].cancel()
@@ -210,6 +211,7 @@ async def test_a_task_that_the_sdk_cancels_before_it_is_submitted_is_submitted_a
     await world.until(lambda: len(world.executors) == 2)
     world.executors[1].futures[0].set_result(1)
     assert await task == 1
+    assert told == ["not submitted"]
 
 
 async def test_a_task_is_not_submitted_again_for_ever(world: World) -> None:

@@ -15,6 +15,7 @@ from services.core.inference import Call, Head, Request
 from services.globus.errors import GlobusError, Kind
 from services.launcher import bridge_calls
 from services.launcher.bridge_calls import MAX_BODY, TaskInference, TaskSlots
+from services.launcher.task_trace import TaskTrace
 
 E = "clusters/c/endpoints/e"
 OK = {"status": 200, "headers": [["content-type", "text/event-stream"]], "body": "data: 1\n\ndata: [DONE]\n\n"}
@@ -27,6 +28,7 @@ class Task:
     request: Request
     timeout: float
     wait: float
+    trace: TaskTrace | None
     result: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -55,8 +57,8 @@ class World:
         self.tasks: list[Task] = []
         self.inference = TaskInference(E, self._run, slots=slots, bounds=bounds or Bounds())
 
-    async def _run(self, request: Request, *, timeout: float, wait: float) -> Any:
-        self.tasks.append(Task(request, timeout, wait))
+    async def _run(self, request: Request, *, timeout: float, wait: float, trace: TaskTrace | None) -> Any:
+        self.tasks.append(Task(request, timeout, wait, trace))
         return await asyncio.shield(self.tasks[-1].result)
 
     def open(self, body: bytes = b"{}", *, credit: int = 1 << 20, **how: Any) -> tuple[Call, Receiver]:
