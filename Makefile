@@ -29,7 +29,7 @@ test-vllm: .venv/.installed ## the tests against a real vLLM on the CPU; the fir
 	@python=$$($(BIN)/python tests/vllm/environment/build.py) && WEFT_VLLM_PYTHON=$$python $(BIN)/pytest tests/vllm $(ARGS)
 
 test-envoy: .venv/.installed ## the tests with the real Envoy in front; the first time fetches it, outside the checkout
-	@envoy=$$($(BIN)/python tests/envoy/environment/build.py) && xds=$$($(BIN)/python tests/envoy/environment/xds.py) && \
+	@envoy=$$($(BIN)/python tests/envoy/environment/build.py) && xds=$$($(BIN)/python tests/envoy/environment/build_xds.py) && \
 	  WEFT_ENVOY=$$envoy WEFT_XDS_PYTHON=$$xds $(BIN)/pytest tests/envoy $(ARGS)
 
 test-globus: .venv/.installed ## the tests with real Globus Compute endpoints, a real Slurm and a real vLLM; as root

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
 
 from services.cli.failures import CommandError
 from services.edge.config import EnvoyConfig
 from services.edge.edge import Edge, own_id
+from services.edge.sds import authorities, certificates
 from services.facade.config import FacadeConfig
 from services.router.config import RouterConfig
 from services.runtime.config import Config
@@ -63,6 +65,21 @@ def remarks(edge: Edge) -> list[str]:
             "'tracing.headers_file'). It hands traces on all the same."
         )
     return said
+
+
+def check_certificates(edge: Edge) -> None:
+    """Raises `CommandError` for files that Envoy could not use; it would only stay without them, and say nothing."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    for chain, key in certificates(edge).values():
+        try:
+            context.load_cert_chain(chain, key)
+        except OSError as error:
+            raise CommandError(f"Envoy cannot show {chain} with {key}: {error.strerror or error}.") from error
+    for file in authorities(edge).values():
+        try:
+            context.load_verify_locations(file)
+        except OSError as error:
+            raise CommandError(f"Envoy cannot read authorities from {file}: {error.strerror or error}.") from error
 
 
 def find_envoy(environ: Mapping[str, str] = os.environ) -> Path:

@@ -13,7 +13,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from services.cli.edges import edge_of, find_envoy, remarks
+from services.cli.edges import check_certificates, edge_of, find_envoy, remarks
 from services.cli.failures import CommandError
 from services.cli.settings import load
 from services.edge.bootstrap import BOOTSTRAP, rendered
@@ -76,8 +76,11 @@ def check_files(
 def validate() -> None:
     """Have the real Envoy look at the configuration, without running it."""
     program, edge = find_envoy(), _edge()
+    check_certificates(edge)
     with tempfile.TemporaryDirectory() as folder:
-        elsewhere = msgspec.structs.replace(edge.config, directory=folder)
+        # Nothing of an Envoy that runs is touched, its access log included.
+        log = "/dev/null" if edge.config.access_log else ""
+        elsewhere = msgspec.structs.replace(edge.config, directory=folder, access_log=log)
         edge = replace(edge, config=elsewhere)
         write(texts({**rendered(edge), KEY_FILE: key_file("not-the-key")}), edge.directory)
         command = [str(program), "--mode", "validate", "--config-path", str(edge.directory / BOOTSTRAP)]
@@ -94,6 +97,7 @@ def run(
     """Run Envoy until SIGTERM or Ctrl-C; calls that are open then have 'envoy.drain_s' seconds to end."""
     program, config = find_envoy(), load()
     edge = _edge()
+    check_certificates(edge)
     set_up_logging("envoy", config.section("log", LogConfig), sys.stderr)
     service_key = PLAIN.service_key(edge.home / (edge.config.service_key_file or "service.key"))
     announcer = Announcer(edge.home, ready_fd=ready_fd, tls=edge.tls.directory)

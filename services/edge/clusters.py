@@ -63,8 +63,7 @@ def _grpc(
 
 def _collector(edge: Edge) -> Plain:
     secure = edge.tracing.endpoint.startswith("https://")
-    secret = sds.COLLECTOR_CA if edge.tracing.ca_file else ""
-    socket = tls.to_host(edge, host_of(edge.collector), secret, "h2") if secure else None
+    socket = tls.to_host(edge, host_of(edge.collector), sds.COLLECTOR_CA, "h2") if secure else None
     return _cluster(edge, COLLECTOR, [edge.collector], socket) | _protocol(
         {"explicit_http_config": {"http2_protocol_options": {}}}
     )

@@ -12,7 +12,7 @@ from services.core.errors import Reason, ServiceError
 from services.core.http_errors import render
 from services.edge.plain import Plain, extension
 
-RATE_LIMITED: Final = "Too many requests reach this gateway at present; try again shortly."
+_RATE_LIMITED: Final = "Too many requests reach this gateway at present; try again shortly."
 
 _OVERLOADED: Final = "Too many calls are open at this gateway at present; try again shortly."
 _UNREACHABLE: Final = "No facade that is ready can be reached at present; try again shortly."
@@ -31,7 +31,7 @@ def local_replies() -> Plain:
         "mappers": [
             _mapper(_details("ext_authz_denied", "direct_response"), None),
             _flagged(["UAEX"], Reason.AUTH_UNAVAILABLE, status=503, retry=True),
-            _flagged(["RL"], Reason.OVERLOADED, RATE_LIMITED, status=429, retry=True, code="rate_limit_exceeded"),
+            _of_status(429, Reason.REQUESTS_EXHAUSTED, _RATE_LIMITED, retry=True),
             _flagged(["UO", "OM"], Reason.OVERLOADED, _OVERLOADED, status=503, retry=True),
             _flagged(["UH", "UF", "NC", "URX"], Reason.ROUTER_UNAVAILABLE, _UNREACHABLE, status=503, retry=True),
             _flagged(["UC", "UR", "UPE"], Reason.UPSTREAM_BROKEN, _BROKEN, status=502),
@@ -48,24 +48,14 @@ def local_replies() -> Plain:
 
 
 def _flagged(
-    flags: list[str],
-    reason: Reason,
-    message: str | None = None,
-    *,
-    status: int,
-    retry: bool = False,
-    code: str = "",
+    flags: list[str], reason: Reason, message: str | None = None, *, status: int, retry: bool = False
 ) -> Plain:
-    body = body_of(reason, message)
-    if code:
-        kind = ServiceError(reason).kind
-        body = body.replace(f'"{kind.code}"', f'"{code}"').replace(f'"{kind.type}"', '"requests"')
-    return _mapper({"response_flag_filter": {"flags": flags}}, body, status=status, retry=retry)
+    return _mapper({"response_flag_filter": {"flags": flags}}, body_of(reason, message), status=status, retry=retry)
 
 
-def _of_status(status: int, reason: Reason, message: str | None = None) -> Plain:
+def _of_status(status: int, reason: Reason, message: str | None = None, *, retry: bool = False) -> Plain:
     comparison = {"op": "EQ", "value": {"default_value": status, "runtime_key": f"weft.local_reply.{status}"}}
-    return _mapper({"status_code_filter": {"comparison": comparison}}, body_of(reason, message))
+    return _mapper({"status_code_filter": {"comparison": comparison}}, body_of(reason, message), retry=retry)
 
 
 def _details(*details: str) -> Plain:

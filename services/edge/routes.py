@@ -14,6 +14,9 @@ from services.rpc.status import NOT_BEGUN
 
 _LARGEST: Final = 2**63 - 1
 
+_NOISE: Final = ("x-envoy-external-address", "x-envoy-expected-rq-timeout-ms")
+"""What Envoy itself adds, and nobody behind it reads."""
+
 _RPCS: Final = ("/weft.inference.v1.", "/grpc.reflection.v1.", "/grpc.reflection.v1alpha.")
 """What the gRPC front carries. No sessions of workers: a worker serves every router by a stream to each, and here it
 would reach whichever Envoy picks (docs/adr/0019).
@@ -44,7 +47,8 @@ def grpc_routes(edge: Edge) -> Plain:
 
 
 def _virtual_host(front: str, routes: list[Plain]) -> Plain:
-    return {"name": front, "virtual_hosts": [{"name": front, "domains": ["*"], "routes": routes}]}
+    host = {"name": front, "domains": ["*"], "routes": routes, "request_headers_to_remove": list(_NOISE)}
+    return {"name": front, "virtual_hosts": [host]}
 
 
 def _rpc(prefix: str) -> Plain:

@@ -85,7 +85,7 @@ async def drain(admin: Admin, within: float) -> None:
 def _spec(edge: Edge, program: Path) -> ChildSpec:
     # Not `--drain-time-s` alone: gradually, a client would be told to leave only now and then.
     flags = ["--drain-strategy", "immediate", "--drain-time-s", str(math.ceil(edge.config.drain_s))]
-    flags += ["--disable-hot-restart", "--log-level", "warning"]
+    flags += ["--disable-hot-restart", "--log-level", "warning", "--file-flush-interval-msec", "1000"]
     if edge.config.threads:
         flags += ["--concurrency", str(edge.config.threads)]
     command = (str(program), "--config-path", str(edge.directory / BOOTSTRAP), *flags)

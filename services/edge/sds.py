@@ -22,21 +22,37 @@ FRONT, MESH, MESH_CA, CLIENT_CA, FACADE_CA, COLLECTOR_CA, SERVICE_KEY = (
     "service-key",
 )
 
+_OF_THE_SYSTEM: Final = "/etc/ssl/certs/ca-certificates.crt"
+"""Where Debian and its kin keep the authorities of the system; elsewhere `tracing.ca_file` must say it."""
+
+
+def certificates(edge: Edge) -> dict[str, tuple[Path, Path]]:
+    """The certificates that Envoy shows, each with its key, by the names of their secrets."""
+    shown = {FRONT: edge.front_files}
+    if (files := edge.mesh_files) is not None:
+        shown[MESH] = (files.certificate, files.key)
+    return shown
+
+
+def authorities(edge: Edge) -> dict[str, Path]:
+    """The files of authorities that it believes, by the names of their secrets."""
+    believed = {}
+    if (files := edge.mesh_files) is not None:
+        assert files.ca is not None, "a part's files have one"
+        believed[MESH_CA] = files.ca
+    if edge.has_grpc and edge.asks_certificates:
+        believed[CLIENT_CA] = edge.client_ca
+    if edge.config.facade_ca_file:
+        believed[FACADE_CA] = edge.home / edge.config.facade_ca_file
+    if edge.collector and edge.tracing.endpoint.startswith("https://"):
+        believed[COLLECTOR_CA] = edge.home / (edge.tracing.ca_file or _OF_THE_SYSTEM)
+    return believed
+
 
 def secret_files(edge: Edge) -> dict[str, Plain]:
     """The SDS files, by their names below the rendered directory."""
-    secrets = {FRONT: _certificate(FRONT, *edge.front_files)}
-    files = edge.mesh_files
-    if files is not None:
-        assert files.ca is not None, "a part's files have one"
-        secrets[MESH] = _certificate(MESH, files.certificate, files.key)
-        secrets[MESH_CA] = _authorities(MESH_CA, files.ca)
-    if edge.has_grpc and edge.asks_certificates:
-        secrets[CLIENT_CA] = _authorities(CLIENT_CA, edge.client_ca)
-    if edge.config.facade_ca_file:
-        secrets[FACADE_CA] = _authorities(FACADE_CA, edge.home / edge.config.facade_ca_file)
-    if edge.collector and edge.tracing.ca_file:
-        secrets[COLLECTOR_CA] = _authorities(COLLECTOR_CA, edge.home / edge.tracing.ca_file)
+    secrets = {name: _certificate(name, *files) for name, files in certificates(edge).items()}
+    secrets |= {name: _authorities(name, file) for name, file in authorities(edge).items()}
     return {_file(name): {"resources": [secret]} for name, secret in secrets.items()}
 
 

@@ -50,13 +50,10 @@ def to_part(edge: Edge, part: str) -> Plain | None:
 
 
 def to_host(edge: Edge, host: str, secret: str, protocol: str) -> Plain:
-    """TLS to a server with a certificate for its host; an empty `secret` means the system's authorities."""
+    """TLS to a server with a certificate for its host, of the authorities in a secret."""
     kind = "IP_ADDRESS" if host.replace(".", "").isdecimal() or ":" in host else "DNS"
     names = [{"san_type": kind, "matcher": {"exact": host}}]
-    if secret:
-        return _up(host, [protocol], **_validated(edge, secret, names))
-    system = {"system_root_certs": {}, "match_typed_subject_alt_names": names}
-    return _up(host, [protocol], validation_context=system)
+    return _up(host, [protocol], **_validated(edge, secret, names))
 
 
 def _down(edge: Edge, protocols: list[str], *, validation: Plain | None = None, **fields: Any) -> Plain:

@@ -87,7 +87,8 @@ class Mesh:
         self.options = options
         self.workers: list[Part] = []
         self._ports = {service: HeldPort() for service in PORTS}
-        self.tls = TlsConfig(directory=DIRECTORY) if options.mtls else TlsConfig()
+        # An Envoy that a test puts in front is believed.
+        self.tls = TlsConfig(directory=DIRECTORY, envoy_ids=("spiffe://weft/envoy",)) if options.mtls else TlsConfig()
         environ = to_environ(self._settings())
         self._services = {
             service: Part(service_part(service, home, environ, grace=options.grace)) for service in options.services
@@ -291,7 +292,7 @@ class Mesh:
         seed = {"endpoints": [{"name": endpoint} for endpoint in options.endpoints]}
         return {
             "metrics": {"port": 0},
-            "tls": {"directory": self.tls.directory},
+            "tls": {"directory": self.tls.directory, "envoy_ids": self.tls.envoy_ids},
             "tracing": options.tracing,
             "auth": {"address": auth, "bootstrap_keys": KEYS, **options.auth},
             "registry": {"address": registry, "auth_address": auth, "seed": seed, **options.registry},
