@@ -10,6 +10,7 @@ from weft.session.v1 import span_pb2
 from services.core.tracing import Attributes, AttributeValue, Event, Kind, Span, TraceContext
 
 _LONGEST_TEXT: Final = 1024
+_LONGEST_STATE: Final = 512
 _MOST_ATTRIBUTES: Final = 64
 _MOST_EVENTS: Final = 32
 _KINDS: Final = {kind.value: kind for kind in Kind}
@@ -44,7 +45,12 @@ def read_span(proto: span_pb2.Span, *, service: str, resource: Attributes) -> Sp
         raise ValueError("a span with ids of another length")
     return Span(
         # Whoever sent it has kept it, sampled or not.
-        context=TraceContext(proto.trace_id.hex(), proto.span_id.hex(), True, _short(proto.trace_state)),
+        context=TraceContext(
+            proto.trace_id.hex(),
+            proto.span_id.hex(),
+            True,
+            proto.trace_state if len(proto.trace_state) <= _LONGEST_STATE else "",
+        ),
         parent_id=proto.parent_span_id.hex(),
         name=_short(proto.name),
         service=service,

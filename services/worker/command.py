@@ -18,6 +18,7 @@ from pathlib import Path
 from services.core.deadlines import Bounds
 from services.core.errors import ServiceError
 from services.core.names import endpoint_name
+from services.core.tracing import current, log_fields
 from services.rpc.remote import Way, check_router
 from services.runtime.collector import calm
 from services.worker.config import WorkerConfig, default_home
@@ -230,12 +231,18 @@ class _positive:  # noqa: N801 - argparse shows the name of a type in its errors
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above zero")
 
 
+class _Formatter(logging.Formatter):
+    """Ends a line that is said in the course of a call with the ids of its trace."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        ids = "".join(f" {name}={value}" for name, value in log_fields(current.get()).items())
+        return super().formatMessage(record) + ids
+
+
 def _set_up_logging(level: str) -> None:
-    logging.basicConfig(
-        level=os.environ.get("WEFT_LOG_LEVEL", level).upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=os.environ.get("WEFT_LOG_LEVEL", level).upper(), handlers=[handler])
 
 
 if __name__ == "__main__":

@@ -10,7 +10,18 @@ import msgspec
 from services.core.errors import ServiceError
 from services.core.gen_ai import OPERATION, operation_name
 from services.core.inference import Call, Head, Inference, Receiver, Request
-from services.core.tracing import AttributeValue, Event, Kind, Sampling, Span, TraceContext, Tracer, parent_of, under
+from services.core.tracing import (
+    AttributeValue,
+    Event,
+    Kind,
+    Sampling,
+    Span,
+    TraceContext,
+    Tracer,
+    current,
+    parent_of,
+    under,
+)
 from services.core.weft_attributes import ERROR_TYPE, HTTP_STATUS, OUTCOME
 
 FOLLOWS: Final = Sampling(ratio=0.0)
@@ -45,7 +56,11 @@ class TracedInference:
         context = self._tracer.follow(parent)
         traced = _TracedCall(self._tracer, context, parent.span_id if parent else "", request.operation, receiver)
         further = msgspec.structs.replace(request, headers=under(request.headers, context))
-        traced.call = self._inference.open(further, traced, credit)
+        outside = current.set(context)  # what logs in the course of the call then names it
+        try:
+            traced.call = self._inference.open(further, traced, credit)
+        finally:
+            current.reset(outside)
         return traced
 
 

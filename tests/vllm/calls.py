@@ -27,10 +27,12 @@ LONG_CALLS: dict[str, dict[str, Any]] = {
 class Call:
     """A call under way: sent, and not yet read."""
 
-    def __init__(self, mesh: Mesh, path: str, fields: Mapping[str, Any]) -> None:
+    def __init__(
+        self, mesh: Mesh, path: str, fields: Mapping[str, Any], headers: Mapping[str, str] | None = None
+    ) -> None:
         self._connection = http.client.HTTPConnection(urlsplit(mesh.url).netloc, timeout=READ_SECONDS)
         body = encode({"model": CHAT_MODEL, "temperature": 0, **fields})
-        self._connection.request("POST", path, body, {**JSON, **mesh.authorization})
+        self._connection.request("POST", path, body, {**JSON, **mesh.authorization, **(headers or {})})
         self._response: http.client.HTTPResponse | None = None
 
     @property

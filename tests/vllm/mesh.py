@@ -15,10 +15,13 @@ START_SECONDS = 60
 
 
 class Mesh:
-    """All services of Weft, and a worker for each of `vllm_urls`."""
+    """All services of Weft, and a worker for each of `vllm_urls`. `settings` is the text of its weft.yaml."""
 
-    def __init__(self, home: Path, vllm_urls: Sequence[str], options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, home: Path, vllm_urls: Sequence[str], options: Sequence[str] = (), *, settings: str = ""
+    ) -> None:
         home.mkdir(parents=True)
+        (home / "weft.yaml").write_text(settings)
         self.home = home
         self.log = home / "up.log"
         self.port = free_port()

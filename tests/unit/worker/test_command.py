@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from services.core.deadlines import Bounds
+from services.core.tracing import TraceContext, current
 from services.rpc.remote import Way
-from services.worker.command import main, parse
+from services.worker.command import _Formatter, main, parse
 
 VLLM = ("--vllm-url", "http://127.0.0.1:8000")
 
@@ -30,6 +33,31 @@ def test_a_command_with_a_url_of_its_own_keeps_its_braces():
 
 
 @pytest.mark.parametrize(
+    ("flags", "address"),
+    [
+        ((), ""),
+        (("--vllm-command", "vllm serve m --otlp-traces-endpoint {otlp}"), "127.0.0.1:0"),
+        (("--vllm-command", "vllm serve m --otlp-traces-endpoint {otlp}", "--otlp-address", "[::1]:1"), "[::1]:1"),
+        (("--otlp-address", "node7:4317"), "node7:4317"),
+    ],
+)
+def test_where_vllms_spans_are_taken(flags, address):
+    config, _ = parse([*VLLM, *flags])
+    assert config.otlp_address == address
+
+
+def test_a_line_that_is_said_in_the_course_of_a_call_bears_its_traces_ids():
+    record = logging.LogRecord("weft", logging.INFO, "", 0, "vLLM %s", ("broke off",), None)
+    assert _Formatter("%(message)s").format(record) == "vLLM broke off"
+    token = current.set(TraceContext("ab" * 16, "cd" * 8, sampled=False))
+    try:
+        said = _Formatter("%(message)s").format(record)
+    finally:
+        current.reset(token)
+    assert said == f"vLLM broke off trace_id={'ab' * 16} span_id={'cd' * 8}"
+
+
+@pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         ((), "give --vllm-url, --vllm-command, or both"),
@@ -46,6 +74,8 @@ def test_a_command_with_a_url_of_its_own_keeps_its_braces():
         ((*VLLM, "--log-level", "loud"), "argument --log-level"),
         ((*VLLM, "--key-file", "k", "--enrolment-token-file", "t"), "not allowed with argument --key-file"),
         ((*VLLM, "--vllm-restarts", "0"), "argument --vllm-restarts: '0' is not a number above zero"),
+        ((*VLLM, "--otlp-address", "4317"), "argument --otlp-address: '4317' is not HOST:PORT"),
+        ((*VLLM, "--otlp-address", "host:70000"), "argument --otlp-address: 'host:70000' is not HOST:PORT"),
         ((*VLLM, "--job-end", "soon"), "argument --job-end: 'soon' is not a number above zero"),
     ],
 )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from services.core.errors import Reason, ServiceError
-from services.core.inference import Call, Request
-from services.core.tracing import Kind, Span, Tracer, parse
+from services.core.inference import Call, Receiver, Request
+from services.core.tracing import Kind, Span, TraceContext, Tracer, current, parse
 from services.worker.traced import FOLLOWS, TracedInference
 from tests.testing.streams import Answer, Answerer, Served
 
@@ -26,9 +26,16 @@ class Outlet:
 
 
 class World:
-    def __init__(self, traceparent: str = SAMPLED, *, wanted: bool = True, operation: str = "/v1/chat/completions"):
+    def __init__(
+        self,
+        traceparent: str = SAMPLED,
+        *,
+        wanted: bool = True,
+        operation: str = "/v1/chat/completions",
+        answerer: Answerer | None = None,
+    ) -> None:
         self.outlet = Outlet(wanted=wanted)
-        self.answerer = Answerer()
+        self.answerer = answerer or Answerer()
         headers = (("accept", "*/*"), ("traceparent", traceparent), ("tracestate", "a=1")) if traceparent else ()
         self.request = Request(operation, headers, b"{}")
         self.answer = Answer()
@@ -132,3 +139,17 @@ def test_an_answer_that_has_ended_is_one_span_though_it_is_cancelled_afterwards(
     world.answer_whole()
     world.call.cancel()
     assert world.span.attributes["weft.outcome"] == "ok"
+
+
+def test_what_is_said_in_the_course_of_a_call_names_its_span():
+    seen: list[TraceContext | None] = []
+
+    class Listening(Answerer):
+        def open(self, request: Request, receiver: Receiver, credit: int) -> Call:
+            seen.append(current.get())
+            return super().open(request, receiver, credit)
+
+    world = World(answerer=Listening())
+    (context,) = seen
+    assert context == parse(world.served.request.header("traceparent"), "a=1")
+    assert current.get() is None
