@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, closing
 
 from services.cli.check import Check
 from services.cli.completions import open_completions
@@ -18,6 +19,7 @@ from services.core.errors import ServiceError
 from services.rpc.server import check_health
 from services.runtime.config import Config, ConfigError
 from services.runtime.home import log_file
+from services.runtime.telemetry.config import TracingConfig
 
 HEALTH_TIMEOUT = 3.0
 
@@ -33,6 +35,8 @@ async def examine() -> AsyncIterator[Check]:
     yield (home := _home(config))
     if not home.good:
         return
+    if config.section("tracing", TracingConfig).endpoint:
+        yield await asyncio.to_thread(_collector, config)
     services: tuple[Service, ...] = ("auth", "registry", "router")
     well = True
     for service in services:
@@ -52,6 +56,22 @@ def _home(config: Config) -> Check:
         remedy = f"make it a folder that {os.environ.get('USER', 'you')} may write to, or set WEFT_HOME to another"
         return Check("home", f"{config.home}: {error.strerror}", remedy)
     return Check("home", f"{config.home} is writable")
+
+
+def _collector(config: Config) -> Check:
+    """Sends the collector nothing, by the way that spans take."""
+    from services.runtime.telemetry.batcher import ExportError
+    from services.runtime.telemetry.collector import Collector  # the SDK, which most meshes never need
+
+    tracing = config.section("tracing", TracingConfig)
+    try:
+        with closing(Collector(tracing, config.home)) as collector:
+            collector.export([])
+    except ServiceError as error:
+        return Check("collector", str(error), "correct the section 'tracing' of weft.yaml")
+    except ExportError as error:
+        return Check("collector", error.why, error.remedy)
+    return Check("collector", f"{tracing.endpoint} takes spans")
 
 
 async def _service(config: Config, service: Service) -> Check:

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from services.cli.check import Check
+from services.cli.checks import examine
 from services.runtime.child import Child, ChildError, ChildSpec, start_child
 from services.runtime.telemetry.files import read
 from services.runtime.telemetry.pipeline import FLUSH
@@ -202,3 +204,17 @@ async def test_a_wrong_setting_is_told_when_a_process_starts(
     with pytest.raises(ChildError, match=told):
         await child.ready()
     assert "s3cret" not in (tmp_path / "log").read_text().rpartition("ServiceError")[2]
+
+
+async def test_doctor_asks_the_collector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def asked() -> Check:
+        return next(check for check in [check async for check in examine()] if check.part == "collector")
+
+    monkeypatch.setenv("WEFT_HOME", str(tmp_path))
+    async with OtlpSink() as sink:
+        monkeypatch.setenv("WEFT_TRACING__ENDPOINT", f"http://{sink.grpc_address}")
+        assert (await asked()).good
+    check = await asked()
+    assert not check.good
+    assert "refused" in check.found
+    assert "'tracing.endpoint'" in check.remedy

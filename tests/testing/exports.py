@@ -44,4 +44,4 @@ class Kept:
 
 def refused(spans: Sequence[Span]) -> Exception:
     """A failure, of whatever spans."""
-    return ExportError("the collector is away; start it")
+    return ExportError("the collector is away", "start it")

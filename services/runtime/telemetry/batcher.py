@@ -30,7 +30,12 @@ SILENCE: Final = 60.0
 
 
 class ExportError(Exception):
-    """Spans could not be handed on; the message says why and what to do, and holds no secret."""
+    """Spans could not be handed on. Neither sentence holds a secret."""
+
+    def __init__(self, why: str, remedy: str) -> None:
+        super().__init__(f"{why}; {remedy}")
+        self.why = why
+        self.remedy = remedy
 
 
 class Exporter(Protocol):

@@ -30,7 +30,7 @@ TIMEOUT: Final = 5.0
 _LONGEST_REASON: Final = 300
 # Any, because the SDK declares exactly one option, a text.
 _CHANNEL: Final[Any] = (("grpc.max_reconnect_backoff_ms", 5000), ("grpc.use_local_subchannel_pool", 1))
-_RETRYING = re.compile(r",? retrying in [0-9.]+s")
+_RETRYING = re.compile(r"^Transient error |,? retrying in [0-9.]+s")
 _HEADER = re.compile(r"([A-Za-z0-9_.-]+)\s*:\s*([\x20-\x7e]*)")
 
 
@@ -53,8 +53,8 @@ class Collector:
             return
         why = self._words.first or "it does not say why"
         raise ExportError(
-            f"the collector {self._endpoint} does not take them: {why[:_LONGEST_REASON]}; see that it runs, and that "
-            "'tracing.endpoint', 'protocol', 'headers_file' and 'ca_file' are what it asks for"
+            f"the collector {self._endpoint} does not take them: {why[:_LONGEST_REASON]}",
+            "see that it runs; 'tracing.endpoint', 'protocol', 'headers_file' and 'ca_file' must be what it asks for",
         )
 
     def close(self) -> None:

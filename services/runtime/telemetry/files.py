@@ -54,7 +54,7 @@ class TraceFiles:
         except OSError as error:
             self.close()
             raise ExportError(
-                f"{self._path} cannot be written: {error.strerror}; make room, or set 'tracing.local' to false"
+                f"{self._path} cannot be written: {error.strerror}", "make room, or set 'tracing.local' to false"
             ) from error
 
     def close(self) -> None:
