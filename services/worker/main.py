@@ -26,6 +26,7 @@ from services.worker.launch import Launcher
 from services.worker.otlp import PLACEHOLDER, OtlpReceiver, environment
 from services.worker.probe import Probe
 from services.worker.span_relay import SpanRelay
+from services.worker.start_span import StartSpan
 from services.worker.status import Status
 from services.worker.traced import FOLLOWS, TracedInference
 
@@ -76,7 +77,9 @@ class Worker:
             gone=self._vllm.end_calls,
             progress=self._launcher.progress if self._launcher is not None else None,
         )
-        inference = TracedInference(self._vllm, Tracer(self._spans, FOLLOWS), self._spans)
+        tracer = Tracer(self._spans, FOLLOWS)
+        inference = TracedInference(self._vllm, tracer, self._spans)
+        self._beginning = StartSpan(tracer, os.environ, job=config.job_id)
         self._attachments += [
             Attachment(
                 router,
@@ -117,6 +120,10 @@ class Worker:
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             await self._drain(self._ending.result() if self._ending.done() else self._failure(tasks))
+        except Exception as error:
+            self._beginning.over(error)
+            await self._send_last_spans()
+            raise
         finally:
             for task in tasks:
                 task.cancel()
@@ -134,6 +141,7 @@ class Worker:
     def attached(self, router: str) -> None:
         """See `Owner.attached`."""
         self._attached_once.set()
+        self._beginning.attached()
         self._spans.wake()
 
     def stop(self, stop: frame_pb2.Stop) -> None:
@@ -190,8 +198,10 @@ class Worker:
     # How it ends
 
     def _tell_routers(self, report: frame_pb2.Report) -> None:
-        if report.state == frame_pb2.WORKER_STATE_READY and self._launcher is not None:
-            self._launcher.serves()
+        if report.state == frame_pb2.WORKER_STATE_READY:
+            self._beginning.ready()
+            if self._launcher is not None:
+                self._launcher.serves()
         for attachment in self._attachments:
             attachment.send_report()
 
@@ -199,6 +209,7 @@ class Worker:
         """Lets the open calls finish, then leaves the routers."""
         log.info("draining (%s): no new calls; open ones have %.0f s", ending.why, ending.grace)
         self._status.drain(ending.why)
+        self._beginning.over(ending.failure)
         for attachment in self._attachments:
             attachment.send_report()
             attachment.drain(ending.grace)
