@@ -153,7 +153,7 @@ async def test_clocks_may_go_wrong_a_little(issuer: OidcIssuer, late: int) -> No
     assert (await verifier(issuer).ask(token)).until > now
 
 
-@pytest.mark.parametrize("said", [float("nan"), "yesterday", int(time.time()) + 86400, True])
+@pytest.mark.parametrize("said", [float("nan"), "yesterday", 2**40, True])
 async def test_a_login_at_no_time_is_at_a_time_unknown(issuer: OidcIssuer, said: Any) -> None:
     principal = (await verifier(issuer).ask(issuer.token(auth_time=said))).principal
     assert principal.identity.authenticated_at is None
