@@ -53,6 +53,10 @@ PARTS = {
         found=lambda: postgresql_programs() is not None,
         remedy="apt-get install postgresql",
     ),
+    "prometheus": Part(
+        found=lambda: shutil.which("prometheus") is not None and shutil.which("promtool") is not None,
+        remedy="apt-get install prometheus",
+    ),
     "rabbitmq": Part(
         found=lambda: Path("/usr/lib/rabbitmq/bin/rabbitmq-server").exists(),
         remedy="make test-globus",
