@@ -8,7 +8,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help up demo test checks test-vllm test-envoy test-globus bench bench-globus lint format types layers protos protos-check lock clean
+.PHONY: help up demo test checks test-vllm test-envoy test-globus envoy bench bench-globus lint format types layers protos protos-check lock clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -36,6 +36,9 @@ test-globus: .venv/.installed ## the tests with real Globus Compute endpoints, a
 	@bash tests/globus/environment/install.sh
 	@endpoint=$$($(BIN)/python tests/globus/environment/build.py) && vllm=$$($(BIN)/python tests/vllm/environment/build.py) && \
 	  WEFT_ENDPOINT_PYTHON=$$endpoint WEFT_VLLM_PYTHON=$$vllm $(BIN)/pytest -o faulthandler_timeout=900 tests/globus $(ARGS)
+
+envoy: .venv/.installed ## write deploy/envoy anew from its weft.yaml
+	@env -u WEFT_HOME $(BIN)/weft --config deploy/envoy/weft.yaml envoy render --out deploy/envoy
 
 bench: .venv/.installed ## measure what the mesh adds to a request
 	@exec $(BIN)/python -m bench $(ARGS)

@@ -10,14 +10,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
-import grpc
 from cryptography import x509
+from weft.auth.v1 import auth_pb2
 
 from services.cli.parts import service_part, to_environ
 from tests.envoy.conftest import CERTIFICATES, StartFront
 from tests.envoy.test_grpc import answered
 from tests.testing.edge import CHAT, Front, events, second_home
-from tests.testing.mesh import StartMesh
+from tests.testing.mesh import Mesh, StartMesh
 from tests.testing.parts import requires_part
 from tests.testing.processes import HeldPort, Part
 
@@ -183,7 +183,7 @@ async def test_a_certificate_is_renewed_under_load(start_mesh: StartMesh, start_
         writer.close()
         return x509.load_der_x509_certificate(der).serial_number
 
-    async with front.dial() as channel, front.http() as client:
+    async with front.dial() as channel:
 
         async def call() -> None:
             assert (await answered(channel)).endswith("data: [DONE]\n\n")  # on the connection that was there before
@@ -198,13 +198,12 @@ async def test_a_certificate_is_renewed_under_load(start_mesh: StartMesh, start_
                 new = x509.load_pem_x509_certificate(file.read_bytes()).serial_number
                 await mesh.until(serial, lambda seen, new=new: seen == new, "the new certificate is shown")
                 await load.more()
-        # Towards the mesh it shows the new one, too, and takes what is no certificate for none.
+        # What is no certificate does not take the place of one.
         (front.certs / "envoy.pem").with_suffix(".tmp").write_text("no certificate")
         (front.certs / "envoy.pem").with_suffix(".tmp").replace(front.certs / "envoy.pem")
         async with Load(call).running() as load:
             await load.more()
         assert await serial() == new
-        del client
 
 
 async def test_a_rotated_service_key_is_shown(start_mesh: StartMesh, start_envoy: StartFront) -> None:
@@ -212,7 +211,7 @@ async def test_a_rotated_service_key_is_shown(start_mesh: StartMesh, start_envoy
     front = await start_envoy(mesh)
     headers = {"authorization": f"Bearer {mesh.key}"}
     fresh = await mesh.create_key(principal="services/envoy", roles=("service",))
-    listed = await _service_key_names(mesh)
+    old = await _service_key(mesh)
     (mesh.home / "service.key").write_text(fresh + "\n")
     shown = mesh.home / "envoy" / "sds" / "service-key.yaml"
 
@@ -221,9 +220,7 @@ async def test_a_rotated_service_key_is_shown(start_mesh: StartMesh, start_envoy
 
     await mesh.until(holds, bool, "the new key is shown")
     async with mesh.stubs() as stubs:
-        from weft.auth.v1 import auth_pb2
-
-        await stubs.auth.RevokeKey(auth_pb2.RevokeKeyRequest(name=listed), **stubs.call)
+        await stubs.auth.RevokeKey(auth_pb2.RevokeKeyRequest(name=old), **stubs.call)
     async with front.http() as client:
 
         async def status() -> int:
@@ -233,10 +230,9 @@ async def test_a_rotated_service_key_is_shown(start_mesh: StartMesh, start_envoy
         await mesh.until(status, lambda code: code == 200, "auth knows the new key")
 
 
-async def _service_key_names(mesh: object) -> str:
-    from weft.auth.v1 import auth_pb2
-
-    async with mesh.stubs() as stubs:  # type: ignore[attr-defined]
+async def _service_key(mesh: Mesh) -> str:
+    """The name of the key that the mesh began with."""
+    async with mesh.stubs() as stubs:
         answer = await stubs.auth.ListKeys(auth_pb2.ListKeysRequest(), **stubs.call)
     (name,) = [key.name for key in answer.keys if key.principal == "services/local"]
     return name
