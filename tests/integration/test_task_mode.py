@@ -59,6 +59,7 @@ class Nodes:
         payload: Mapping[str, Any],
         user_endpoint_config: Mapping[str, Any] | None = None,
         submitted: Callable[[str], None] = lambda task_id: None,
+        happened: Callable[[str], None] = lambda what: None,
     ) -> Any:
         assert (endpoint_uuid, function_uuid) == (UUID, FUNCTION)
         self.seen.append((payload, user_endpoint_config or {}))

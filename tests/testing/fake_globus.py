@@ -244,6 +244,7 @@ def _main(ready_fd: int) -> int:
     from services.runtime.logging import LogConfig
     from services.runtime.metrics import MetricsConfig
     from services.runtime.service import run_service
+    from services.runtime.telemetry.config import TracingConfig
 
     config = load()
     section = config.section("launcher", LauncherConfig)
@@ -253,6 +254,7 @@ def _main(ready_fd: int) -> int:
         home=config.home,
         log=config.section("log", LogConfig),
         metrics=MetricsConfig(port=0),
+        tracing=config.section("tracing", TracingConfig),
         ready_fd=ready_fd,
     )
 
