@@ -51,7 +51,7 @@ def test_a_full_file_makes_room_for_the_next_and_the_latest_stay(tmp_path: Path)
 def test_files_of_processes_that_have_ended_go_when_others_need_the_room(tmp_path: Path) -> None:
     where = folder(tmp_path)
     where.mkdir()
-    for age, name in enumerate((f"auth-{DEAD}", f"router-{DEAD}", f"facade-{os.getppid()}")):
+    for age, name in enumerate((f"facade-{os.getppid()}", f"auth-{DEAD}", f"router-{DEAD}")):
         path = where / f"{name}.jsonl"
         path.write_bytes(b"x" * 1000)
         os.utime(path, (age, age))
