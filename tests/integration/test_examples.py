@@ -17,11 +17,12 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 WEFT = Path(sys.executable).with_name("weft")
 
 
-async def run(*command: str | Path, environ: Mapping[str, str], fails: bool = False) -> str:
+async def run(*command: str | Path, environ: Mapping[str, str], folder: Path | None = None, fails: bool = False) -> str:
     """What a command prints, of both kinds; fails with it unless it ends as it should."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("WEFT_")}
     process = await asyncio.create_subprocess_exec(
         *map(str, command),
+        cwd=folder,
         env={**ours, **environ},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
