@@ -98,11 +98,11 @@ async def _up(mesh: LocalMesh, console: Console) -> int:
 async def _live(mesh: LocalMesh, console: Console) -> None:
     with console.status("Starting"):
         models = await mesh.start()
-    console.print(welcome(mesh.url, mesh.key, models, mesh.ca), soft_wrap=True, markup=False)
+    console.print(welcome(mesh.url, mesh.key, models, mesh.ca, mesh.grpc), soft_wrap=True, markup=False)
     await mesh.run()
 
 
-def welcome(url: str, key: str, models: list[str], ca: Path | None = None) -> str:
+def welcome(url: str, key: str, models: list[str], ca: Path | None = None, rpc: str = "") -> str:
     """How to use the mesh, with lines that work when pasted into a shell."""
     model = models[0] if models else "MODEL"
     body = f'{{"model": "{model}", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'
@@ -116,13 +116,14 @@ def welcome(url: str, key: str, models: list[str], ca: Path | None = None) -> st
         f'print(client.chat.completions.create(model="{model}", messages=[{{"role": "user", "content": "Hello"}}])'
         ".choices[0].message.content)"
     )
-    trusted = "" if ca is None else f"  Authority {ca}: clients must trust it\n"
+    front = "" if ca is None else f"  Authority {ca}: clients must trust it\n"
+    front += f"  gRPC      {rpc}, for callers with certificates: weft certs issue\n" if rpc else ""
     return (
         f"\nThe mesh is up.\n\n"
         f"  Base URL  {url}/v1\n"
         f"  Key       {key}\n"
         f"  Models    {', '.join(models) or 'none yet'}\n"
-        f"{trusted}\n"
+        f"{front}\n"
         f"{curl}\n\n"
         f"{'' if ca is None else f'SSL_CERT_FILE={shlex.quote(str(ca))} '}{_python()} -c {shlex.quote(program)}\n\n"
         "weft trace, in another terminal, shows where the time of each call went.\n"

@@ -19,7 +19,7 @@ from tests.envoy.test_grpc import answered
 from tests.testing.edge import CHAT, Front, events, second_home
 from tests.testing.mesh import Mesh, StartMesh
 from tests.testing.parts import requires_part
-from tests.testing.processes import HeldPort, Part
+from tests.testing.processes import SOON, HeldPort, Part
 
 pytestmark = requires_part("envoy")
 
@@ -35,39 +35,40 @@ CALLERS = 8
 
 
 class Load:
-    """Callers who call again and again, each as soon as its last answer is there; the first loss ends it."""
+    """Callers who call again and again, each as soon as its last answer is there. The first loss ends the test."""
 
     def __init__(self, call: Callable[[], Awaitable[None]]) -> None:
         self._call = call
-        self.answers = 0
+        self._answers = 0
+        self._callers: list[asyncio.Future[None]] = []
 
     async def _one(self) -> None:
         while True:
             await self._call()
-            self.answers += 1
+            self._answers += 1
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Load]:
-        """Callers, while the block runs. Raises what one of them met."""
-        callers = [asyncio.ensure_future(self._one()) for _ in range(CALLERS)]
+        """They call while the block runs, and before and after it."""
+        self._callers = [asyncio.ensure_future(self._one()) for _ in range(CALLERS)]
         try:
             await self.more()
             yield self
             await self.more()
         finally:
-            for caller in callers:
+            for caller in self._callers:
                 caller.cancel()
-            ended = await asyncio.gather(*callers, return_exceptions=True)
-        for error in ended:
-            if isinstance(error, Exception):
-                raise error
+            await asyncio.gather(*self._callers, return_exceptions=True)
 
     async def more(self) -> None:
-        """Waits for two more answers of each."""
-        wanted = self.answers + 2 * CALLERS
-        async with asyncio.timeout(30):
-            while self.answers < wanted:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        """Waits for two more answers of each. Raises what one of them met, since the beginning."""
+        wanted = self._answers + 2 * CALLERS
+        async with asyncio.timeout(SOON):
+            while self._answers < wanted:
+                await asyncio.wait(self._callers, timeout=0.02, return_when=asyncio.FIRST_COMPLETED)
+                for caller in self._callers:
+                    if caller.done():
+                        await caller
 
 
 async def test_one_of_two_routers_is_restarted_and_no_call_is_lost(

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from services.runtime.child import ChildSpec
 from tests.testing.processes import SOON, Part
 
 
 class Up(Part):
-    """A `weft up` on free ports, with its home in `folder`. `url` and `key` are there once it has begun."""
+    """A `weft up` on free ports, with its home in `folder`. `url` and `key` are there once it has begun. `environ` is
+    for settings.
+    """
 
-    def __init__(self, folder: Path, *flags: str) -> None:
+    def __init__(self, folder: Path, *flags: str, environ: Mapping[str, str] = MappingProxyType({})) -> None:
         self._home = folder / "home"
         command = (sys.executable, "-m", "services.cli", "up", "--port", "0", *flags)
         super().__init__(
-            ChildSpec("up", command, folder / "up.log", {"WEFT_HOME": str(self._home)}, announces=False),
+            ChildSpec("up", command, folder / "up.log", {"WEFT_HOME": str(self._home), **environ}, announces=False),
         )
         self.url = ""
 

@@ -1,4 +1,4 @@
-"""What the configuration must say, whatever its shape; its syntax is the protos' affair (tests/envoy/test_protos.py)."""
+"""What the configuration must say, whatever its shape. Its syntax is tested in tests/envoy, by the protos."""
 
 from __future__ import annotations
 
