@@ -12,3 +12,6 @@ DROPPED = Counter(
 )
 SENT = Counter("weft_router_usage_sent", "Usage records that auth has acknowledged.")
 SPOOL_BYTES = Gauge("weft_router_usage_spool_bytes", "Usage records on the disk that auth does not have yet.")
+
+for _why in ("memory", "spool", "torn", "refused"):
+    DROPPED.labels(_why)  # from the start: of a counter that comes with its first loss, Prometheus sees no increase
