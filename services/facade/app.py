@@ -104,7 +104,7 @@ class App:
             else:
                 route = resolve(method, path)
                 if isinstance(route, Redirect):
-                    status = await _redirect(send, scope, route, request_id)
+                    status = await _redirect(send, route, request_id)
                 else:
                     operation = route.operation
                     status = await self._call(route, scope, headers, receive, send, request_id, traced)
@@ -234,10 +234,9 @@ def _travelling(headers: list[tuple[bytes, bytes]]) -> tuple[Headers, bytes]:
     return tuple(kept), request_id
 
 
-async def _redirect(send: Send, scope: Scope, redirect: Redirect, request_id: bytes) -> int:
-    host = next((value for name, value in scope["headers"] if name == b"host"), b"")
-    location = f"{scope['scheme']}://".encode() + host + redirect.path.encode()
-    return await send_whole(send, 307, ((b"location", location),), b"", request_id)
+async def _redirect(send: Send, redirect: Redirect, request_id: bytes) -> int:
+    # Without scheme and host (RFC 9110, 10.2.2): behind a proxy that ends TLS, ours would lead to where nobody listens.
+    return await send_whole(send, 307, ((b"location", redirect.path.encode()),), b"", request_id)
 
 
 def _too_large(limit: int) -> ServiceError:

@@ -117,6 +117,12 @@ async def test_what_is_no_http_as_it_should_be(plain: Both) -> None:
             assert (status, error["code"]) == (431, "headers_too_large")
 
 
+async def test_a_redirect_stays_with_https(plain: Both) -> None:
+    mesh, front = plain
+    async with front.http() as client, client.post(CHAT + "/", json=ASKED, headers=bearer(mesh.key)) as answer:
+        assert (answer.status, str(answer.url)) == (200, f"https://{front.https}{CHAT}")
+
+
 async def test_too_many_requests(start_envoy: StartFront, plain: Both) -> None:
     mesh, _ = plain
     front = await start_envoy(mesh, limits={"requests_per_second": 1, "burst": 1})

@@ -287,7 +287,7 @@ async def test_paths_are_read_as_vllm_reads_them(mesh: Mesh) -> None:
     assert (await ask(mesh, post(CHAT + "?" + "a=b&" * 10_000, GOOD, mesh.key))).status == 200
     assert (await ask(mesh, post("http://weft" + CHAT, GOOD, mesh.key))).status == 200
     reply = await ask(mesh, post(CHAT + "/", GOOD, mesh.key))
-    assert (reply.status, reply.headers["location"]) == (307, "http://weft" + CHAT)
+    assert (reply.status, reply.headers["location"]) == (307, CHAT)
 
 
 # The wire
