@@ -6,7 +6,7 @@ import ssl
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import grpc
 
@@ -48,12 +48,14 @@ class Tls:
         return grpc.ssl_channel_credentials(_authorities(self.ca_file))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MutualTls(Tls):
-    """The same, where the caller too shows a certificate (docs/tls.md). The files are read when the client is made."""
+    """The same, where the caller too shows a certificate (docs/tls.md). The files are read when the client is made:
+    once the certificate is renewed, make another client.
+    """
 
-    certificate_file: str | Path = ""
-    key_file: str | Path = ""
+    certificate_file: str | Path
+    key_file: str | Path
 
     def credentials(self) -> grpc.ChannelCredentials:
         """For a channel. Raises OSError if a file cannot be read."""
@@ -64,18 +66,17 @@ class MutualTls(Tls):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A router, as it is dialled. Without `tls` the connection is plain.
-
-    Raises ValueError if that would take a key over a network, and nobody said that it may.
-    """
+    """A router, as it is dialled. Without `credentials` the connection is plain."""
 
     address: str
-    tls: Tls | None
+    credentials: grpc.ChannelCredentials | None
     options: Options
 
     @classmethod
     def of(cls, address: str, tls: Tls | None, *, insecure: bool) -> Target:
-        """The target of an address: plain on loopback, else by TLS, unless `insecure` says otherwise."""
+        """The target of an address: plain on loopback, else by TLS, unless `insecure` says otherwise. Raises ValueError
+        for what is no address or contradicts itself, OSError if a file cannot be read.
+        """
         if "://" in address and not address.startswith("unix:"):
             raise ValueError(f"{address!r} is a URL; give HOST:PORT: by TLS it is anyway, unless it is on loopback.")
         if insecure and tls is not None:
@@ -85,19 +86,19 @@ class Target:
         if tls is None:
             return cls(address, None, _PLAIN)
         name: Options = (("grpc.ssl_target_name_override", tls.server_name),) if tls.server_name else ()
-        return cls(address, tls, (*OPTIONS, *name))
+        return cls(address, tls.credentials(), (*OPTIONS, *name))
 
     def dial(self) -> grpc.Channel:
         """A channel for plain code. It connects when it is first used."""
-        if self.tls is None:
+        if self.credentials is None:
             return grpc.insecure_channel(self.address, self.options)
-        return grpc.secure_channel(self.address, self.tls.credentials(), self.options)
+        return grpc.secure_channel(self.address, self.credentials, self.options)
 
-    def dial_async(self) -> Any:
-        """A `grpc.aio.Channel`, for the loop that runs."""
-        if self.tls is None:
+    def dial_async(self) -> grpc.aio.Channel:
+        """The same, for the loop that runs."""
+        if self.credentials is None:
             return grpc.aio.insecure_channel(self.address, self.options)
-        return grpc.aio.secure_channel(self.address, self.tls.credentials(), self.options)
+        return grpc.aio.secure_channel(self.address, self.credentials, self.options)
 
 
 def is_loopback(address: str) -> bool:

@@ -45,7 +45,7 @@ class WeftError(Exception):
         limits: tuple[Limit, ...] = (),
         request_id: str = "",
     ) -> None:
-        super().__init__(message)
+        super().__init__(reason, message)  # by which it is made again where it is unpickled
         self.reason = reason
         self.message = message
         self.code = code

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
-from weft.inference.v1 import chat_pb2, inference_pb2_grpc, usage_pb2
+from weft.inference.v1 import chat_pb2, inference_pb2, inference_pb2_grpc, usage_pb2
+from weft.session.v1 import frame_pb2
 
 from services.core.errors import ServiceError
 from services.rpc.channel import SERVER_OPTIONS
@@ -74,6 +75,21 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer):
                 await asyncio.Event().wait()
             finally:
                 self.left.set()
+
+    async def ListModels(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Pages of two, of five."""
+        await self._note(request, context)
+        first = int(request.page_token or 0)
+        models = [inference_pb2.Model(id=f"m-{number}") for number in range(first, min(first + 2, 5))]
+        return inference_pb2.ListModelsResponse(models=models, next_page_token=str(first + 2) if first < 3 else "")
+
+    async def Infer(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        """The body comes back, as text and as bytes."""
+        await self._note(request, context)
+        header = frame_pb2.Header(name="content-type", value="application/json")
+        yield inference_pb2.InferResponse(head=frame_pb2.Head(status=418, headers=[header]))
+        yield inference_pb2.InferResponse(text=request.body_json[:4])
+        yield inference_pb2.InferResponse(data=request.body_json[4:].encode())
 
 
 class Server:

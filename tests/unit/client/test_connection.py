@@ -50,9 +50,9 @@ def test_loopback(address: str, loopback: bool) -> None:
 
 
 def test_a_key_goes_elsewhere_by_tls_alone_unless_it_is_said() -> None:
-    assert Target.of("127.0.0.1:7000", None, insecure=False).tls is None
-    assert Target.of("router.example.org:7000", None, insecure=False).tls == Tls()
-    assert Target.of("router.example.org:7000", None, insecure=True).tls is None
+    assert Target.of("127.0.0.1:7000", None, insecure=False).credentials is None
+    assert Target.of("router.example.org:7000", None, insecure=False).credentials is not None
+    assert Target.of("router.example.org:7000", None, insecure=True).credentials is None
     assert ("grpc.enable_http_proxy", 0) in Target.of("127.0.0.1:7000", None, insecure=False).options
 
 
@@ -106,16 +106,20 @@ async def test_mutual_tls(tmp_path: Path) -> None:
             with Client(server.address, tls=tls, retry=None) as client:
                 client.chat("m", "Hi")
 
-        await asyncio.to_thread(ask, MutualTls(authority.file, "router.test", *mine))
+        def shown(certificate: Path, key: Path) -> MutualTls:
+            return MutualTls(authority.file, "router.test", certificate_file=certificate, key_file=key)
+
+        await asyncio.to_thread(ask, shown(*mine))
         assert key_seen(server) is None
-        for wrong in (Tls(authority.file, "router.test"), MutualTls(authority.file, "router.test", *theirs)):
+        for wrong in (Tls(authority.file, "router.test"), shown(*theirs)):
             with pytest.raises(Unavailable):
                 await asyncio.to_thread(ask, wrong)
 
 
 def test_files_that_are_not_there_are_said_at_once(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        Client("router.example.org:7000", tls=Tls(tmp_path / "none.pem"))
+    for kind in (Client, AsyncClient):
+        with pytest.raises(FileNotFoundError):
+            kind("router.example.org:7000", tls=Tls(tmp_path / "none.pem"))
     with pytest.raises(NotAllowed, match="holds no key"):
         ApiKey.from_file(tmp_path / "none.key")
 

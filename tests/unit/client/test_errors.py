@@ -1,6 +1,7 @@
 """Errors, from what a real server sends."""
 
 import asyncio
+import pickle
 
 import grpc
 import pytest
@@ -47,6 +48,12 @@ async def test_all_of_an_error_arrives(server: Server) -> None:
     assert error.limits == (Limit("users/alice", "1000 tokens per minute"),)
     assert (error.request_id, error.code) == ("r-1", grpc.StatusCode.RESOURCE_EXHAUSTED)
     assert str(error) == "TOKENS_EXHAUSTED: Too much. (request r-1)"
+
+
+def test_errors_travel_between_processes() -> None:
+    error = NotAllowed("MODEL_FORBIDDEN", "No.", code=grpc.StatusCode.PERMISSION_DENIED, limits=(Limit("a", "b"),))
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.code, again.limits) == (NotAllowed, str(error), error.code, error.limits)
 
 
 async def test_the_field_at_fault(server: Server) -> None:

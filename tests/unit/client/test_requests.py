@@ -1,11 +1,12 @@
 """Requests from keyword arguments, and the headers of calls."""
 
+import asyncio
 import json
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import use_span
-from weft.client import AsyncClient, json_schema, tool, tool_result
+from weft.client import AsyncClient, Client, json_schema, tool, tool_result
 from weft.client import requests as build
 from weft.client.messages import to_message
 from weft.inference.v1 import chat_pb2, completions_pb2, sampling_pb2
@@ -79,6 +80,25 @@ def test_texts_and_tokens() -> None:
     assert build.rerank_request("m", "q", ["d"], {"top_n": 1}).top_n == 1
     assert list(build.detokenize_request("m", [1], {}).tokens) == [1]
     assert build.infer_request("responses", {"input": "ä"}, "").body_json == '{"input":"ä"}'
+
+
+async def test_models_of_all_pages(server: Server) -> None:
+    async with AsyncClient(server.address) as client:
+        assert [model.id async for model in client.models()] == [f"m-{number}" for number in range(5)]
+    assert len(server.servicer.seen) == 3
+
+    def ask() -> list[str]:
+        with Client(server.address) as plain:
+            return [model.id for model in plain.models()]
+
+    assert len(await asyncio.to_thread(ask)) == 5
+
+
+async def test_raw_answers_come_as_they_are(server: Server) -> None:
+    """Also one whose status is an error."""
+    async with AsyncClient(server.address) as client:
+        answer = await client.infer("teapots", {"a": "ä"}).result()
+    assert (answer.status, answer.headers, answer.json()) == (418, (("content-type", "application/json"),), {"a": "ä"})
 
 
 async def test_the_callers_span_is_the_parent(server: Server) -> None:
