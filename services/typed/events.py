@@ -33,8 +33,9 @@ class EventReader:
             yield from _events(chunk[:-2])
             return
         held = self._held
+        returns = b"\r" in chunk or held.endswith(b"\r")
         held += chunk
-        if b"\r" in chunk:
+        if returns:
             # A carriage return at the end may be half of a line's end: it waits for what follows.
             waits = held.endswith(b"\r")
             lines = bytes(held[:-1] if waits else held).replace(b"\r\n", b"\n").replace(b"\r", b"\n")

@@ -15,6 +15,7 @@ NULL: Final = Raw(b"null")
 
 _raw = msgspec.json.Decoder(Raw)
 _members = msgspec.json.Decoder(dict[str, Raw])
+_elements = msgspec.json.Decoder(list[Raw])
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
@@ -42,8 +43,7 @@ def json_text(text: str) -> Raw:
         pass
     start = _skip(text, 0)  # Python's decoder takes lone surrogates, too.
     end = _value_end(text, start)
-    if _skip(text, end) != len(text):
-        raise FieldError("", f"is not JSON: something stands behind it, at character {end}")
+    _at_end(text, end)
     return Raw(text[start:end].encode())
 
 
@@ -73,6 +73,20 @@ def members(raw: Raw | bytes) -> dict[str, Raw] | None:
         return None
 
 
+def elements(raw: Raw | bytes) -> list[Raw] | None:
+    """The elements of a JSON array, None if it is none."""
+    try:
+        return _elements.decode(raw)
+    except msgspec.ValidationError:
+        return None
+    except (msgspec.DecodeError, RecursionError):
+        pass
+    try:
+        return [Raw(one.encode()) for one in _items(bytes(raw).decode())]
+    except (FieldError, UnicodeDecodeError):
+        return None
+
+
 def object_text(found: Mapping[str, Raw]) -> str:
     """An object of these members, as JSON text."""
     return msgspec.json.encode(found).decode()
@@ -84,28 +98,48 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
     if text[at : at + 1] != "{":
         raise FieldError("", "is not a JSON object")
     at = _skip(text, at + 1)
-    if text[at : at + 1] == "}":
-        end = at + 1
-    else:
-        while True:
-            if text[at : at + 1] != '"':
-                _malformed(at)
-            key, at = _key(text, at)
-            at = _skip(text, at)
-            if text[at : at + 1] != ":":
-                _malformed(at)
-            start = _skip(text, at + 1)
-            end = _value_end(text, start)
-            yield key, text[start:end]
-            at = _skip(text, end)
-            end = at + 1
-            if text[at:end] == "}":
-                break
-            if text[at:end] != ",":
-                _malformed(at)
-            at = _skip(text, end)
-    if _skip(text, end) != len(text):
-        _malformed(end)
+    more = text[at : at + 1] != "}"
+    while more:
+        if text[at : at + 1] != '"':
+            _malformed(at)
+        key, at = _key(text, at)
+        at = _skip(text, at)
+        if text[at : at + 1] != ":":
+            _malformed(at)
+        start = _skip(text, at + 1)
+        end = _value_end(text, start)
+        yield key, text[start:end]
+        at, more = _next(text, end, "}")
+    _at_end(text, at + 1)
+
+
+def _items(text: str) -> Iterator[str]:
+    """The elements of an array."""
+    at = _skip(text, 0)
+    if text[at : at + 1] != "[":
+        raise FieldError("", "is not a JSON array")
+    at = _skip(text, at + 1)
+    more = text[at : at + 1] != "]"
+    while more:
+        end = _value_end(text, at)
+        yield text[at:end]
+        at, more = _next(text, end, "]")
+    _at_end(text, at + 1)
+
+
+def _next(text: str, at: int, close: str) -> tuple[int, bool]:
+    """Where the next one begins, or where the last one is closed; and whether there is a next one."""
+    at = _skip(text, at)
+    if text[at : at + 1] == close:
+        return at, False
+    if text[at : at + 1] != ",":
+        _malformed(at)
+    return _skip(text, at + 1), True
+
+
+def _at_end(text: str, at: int) -> None:
+    if _skip(text, at) != len(text):
+        _malformed(at)
 
 
 def _key(text: str, at: int) -> tuple[str, int]:

@@ -14,8 +14,8 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from msgspec import Raw
 
-from services.typed.raw import NULL, FieldError, members, object_text, unique_members
-from services.typed.values import NOT, RAW, SCALARS, Value, at, items, listed, mapped
+from services.typed.raw import NULL, FieldError, elements, members, object_text, unique_members
+from services.typed.values import NOT, RAW, SCALARS, Value, at, listed, mapped
 
 EXTRA: Final = "extra_json"
 
@@ -214,7 +214,7 @@ def _repeated(shape: Any) -> tuple[Callable[[Any, bool], Any], Callable[[Raw, bo
         return [at(f"[{i}]", lambda one: shape.write(one, answer), one) for i, one in enumerate(messages)]
 
     def read(raw: Raw, answer: bool) -> Any:
-        found = items(raw)
+        found = elements(raw)
         if found is None:
             return NOT
         values = [shape.read_raw(one, answer) for one in found]

@@ -16,9 +16,9 @@ from google.protobuf.descriptor import Descriptor
 from msgspec import Raw
 from weft.inference.v1 import chat_pb2, completions_pb2
 
-from services.typed.raw import FieldError, json_text, members, object_text, unique_members
+from services.typed.raw import FieldError, elements, json_text, members, object_text, unique_members
 from services.typed.shape import EXTRA, Fields, Reader, Rules, Shape, Tree, add_extra
-from services.typed.values import NOT, TEXT, Value, at, base64_bytes, base64_text, items
+from services.typed.values import NOT, TEXT, Value, at, base64_bytes, base64_text
 
 # Contents
 
@@ -28,7 +28,7 @@ def read_content(raw: Raw, answer: bool) -> Any:
     text = TEXT.read(raw)
     if text is not NOT:
         return {"text": text}
-    found = items(raw)
+    found = elements(raw)
     if found is None:
         return NOT
     parts = [_read_part(one) for one in found]
@@ -183,7 +183,7 @@ def _read_prompts(raw: Raw) -> Any:
     one = _read_prompt(raw)
     if one is not NOT:
         return [one]
-    found = items(raw)
+    found = elements(raw)
     prompts = [_read_prompt(item) for item in found or ()]
     if len(prompts) < 2 or NOT in prompts or any(prompt.keys() != prompts[0].keys() for prompt in prompts):
         return NOT
@@ -245,8 +245,12 @@ class Nested(Shape):
         """See `Shape.write`."""
         tree = super().write(message, answer)
         inner: Tree = {key: tree.pop(key) for key in self._inner if key in tree}
-        if (extra := tree.pop(self._under, None)) is not None:
-            inner.update(members(extra) or {})
+        extra = tree.pop(self._under, None)
+        if extra is not None and (found := members(extra)) is not None:
+            inner.update(found)
+        elif extra is not None:
+            tree[self._under] = extra  # which is no object, so that no field was read from it
+            return tree
         if inner or extra is not None:
             tree[self._under] = inner
         return tree

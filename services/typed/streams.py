@@ -14,10 +14,10 @@ from weft.inference.v1 import chat_pb2, completions_pb2
 from services.core.errors import Reason, ServiceError
 from services.typed.events import EventReader
 from services.typed.messages import shape_of
-from services.typed.raw import NULL, members, object_text
+from services.typed.raw import NULL, elements, members, object_text
 from services.typed.refusals import refusal_event
 from services.typed.shape import EXTRA, MEANT_NOTHING, Fields, Tree
-from services.typed.values import INT32, NOT, TEXT, items
+from services.typed.values import INT32, NOT, TEXT
 
 P = TypeVar("P", chat_pb2.StreamChatResponse, completions_pb2.StreamCompleteResponse)
 
@@ -129,7 +129,7 @@ class StreamReader(Generic[P]):
 
     def _choices(self, raw: Raw) -> bool:
         """Reads an event's choices; False if they are none."""
-        choices = items(raw)
+        choices = elements(raw)
         if choices is None:
             return False
         found = [members(one) for one in choices]
@@ -153,8 +153,9 @@ class StreamReader(Generic[P]):
             if index not in self._ends:
                 self._open.add(index)
         delta = self._delta.read(found, True)
-        if not delta.get("text", True):
-            del delta["text"]
+        for key in ("text", "tool_calls"):  # whose fields know no difference between empty and nothing
+            if not delta.get(key, True):
+                del delta[key]
         if len(delta) > 1:
             self._piece.deltas.append(delta)
 
@@ -187,12 +188,13 @@ def stream_events(pieces: Iterable[P]) -> Iterator[bytes]:
             yield b": " + b" ".join(piece.progress.encode().split()) + b"\n\n"
         if piece.HasField("start"):
             constant = "chat.completion.chunk" if isinstance(piece, chat_pb2.StreamChatResponse) else "text_completion"
-            head = {**shape_of(piece.start.DESCRIPTOR).write(piece.start, True), "object": constant}
-            yield _data({**head, "choices": []})
+            begun = shape_of(piece.start.DESCRIPTOR).write(piece.start, True)
+            yield _data({"choices": [], "object": constant, **begun})
+            head = {key: begun[key] for key in ("id", "created", "model") if key in begun}
         for delta in piece.deltas:
             yield _data({**head, "choices": [_choice(delta)]})
         if piece.extra_json:
-            yield _data({**head, **(members(piece.extra_json.encode()) or {}), "choices": []})
+            yield _data({"choices": [], **head, **(members(piece.extra_json.encode()) or {})})
         if piece.HasField("end"):
             for one in piece.end.choices:
                 end = shape_of(one.DESCRIPTOR).write(one, True)

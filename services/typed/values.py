@@ -16,7 +16,7 @@ import msgspec
 from google.protobuf.descriptor import FieldDescriptor
 from msgspec import Raw
 
-from services.typed.raw import FieldError, json_text, unique_members
+from services.typed.raw import FieldError, elements, json_text, unique_members
 
 NOT: Final[Any] = object()
 """The field cannot hold it."""
@@ -103,16 +103,6 @@ SCALARS: Final[Mapping[int, Value]] = {
 }
 """By the type of a field's descriptor."""
 
-_items = msgspec.json.Decoder(list[Raw]).decode
-
-
-def items(raw: Raw) -> list[Raw] | None:
-    """The elements of an array, None if it is none."""
-    try:
-        return _items(raw)
-    except (msgspec.DecodeError, RecursionError):
-        return None
-
 
 def listed(value: Value) -> Value:
     """A list of such values."""
@@ -123,7 +113,7 @@ def listed(value: Value) -> Value:
         return [at(f"[{i}]", value.write, one) for i, one in enumerate(values)]
 
     def read(raw: Raw) -> Any:
-        if (found := items(raw)) is None:
+        if (found := elements(raw)) is None:
             return NOT
         values = [value.read(item) for item in found]
         return NOT if NOT in values else values
