@@ -5,12 +5,9 @@ real services and workers. Globus alone is a stand-in, which really runs the fun
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
-import aiohttp
 import pytest
 from weft.registry.v1 import resources_pb2
 
@@ -19,7 +16,7 @@ from tests.testing.fake_globus import FakeGlobus
 from tests.testing.mesh import StartMesh
 from tests.testing.otlp_sink import OtlpSink
 from tests.testing.processes import SOON
-from tests.testing.span_tree import SpanTree, having
+from tests.testing.span_tree import SpanTree, having, new_trace, traced_chat
 
 START = f"start {ENDPOINT}"
 COLD = 3 * SOON
@@ -33,23 +30,7 @@ class Traced:
 
     async def chat(self, trace: str, *, sampled: bool = True) -> int:
         """A chat of a client that traces; its status."""
-        headers = {
-            "Authorization": f"Bearer {self.site.mesh.key}",
-            "traceparent": f"00-{trace}-00f067aa0ba902b7-{'01' if sampled else '00'}",
-        }
-        body: dict[str, Any] = {
-            "model": "sim-model",
-            "messages": [{"role": "user", "content": "Hello"}],
-            "max_tokens": 4,
-        }
-        url = f"{self.site.mesh.url}/v1/chat/completions"
-        timeout = aiohttp.ClientTimeout(total=COLD)
-        async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
-            session.post(url, json=body, headers=headers) as it,
-        ):
-            await it.read()
-            return it.status
+        return await traced_chat(self.site.mesh, trace, seconds=COLD, sampled=sampled)
 
     async def tree(self, trace: str, *names: str) -> SpanTree:
         """The trace, once it has spans of these names."""
@@ -71,10 +52,6 @@ async def traced(start_mesh: StartMesh, tmp_path: Path) -> AsyncIterator[Traced]
             for launcher in site.launchers:
                 print(f"log of {launcher.name}:\n{launcher.log}")
                 await asyncio.to_thread(launcher.clear_away)
-
-
-def new_trace() -> str:
-    return secrets.token_hex(16)
 
 
 async def test_a_cold_call_the_start_it_causes_and_the_workers_own_beginning_are_one_trace(traced: Traced) -> None:

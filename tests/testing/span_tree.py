@@ -1,9 +1,14 @@
-"""The spans of one trace as a tree, for tests."""
+"""A call of a client that traces, and the spans of its trace as a tree."""
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable
+from typing import Any
 
+import aiohttp
+
+from tests.testing.calls import Answering
 from tests.testing.otlp_sink import SunkSpan
 
 
@@ -35,3 +40,24 @@ def having(trace: str, *names: str) -> Callable[[list[SunkSpan]], bool]:
         return all(any(one.startswith(name) for one in there) for name in names)
 
     return enough
+
+
+def new_trace() -> str:
+    """The id of a trace."""
+    return secrets.token_hex(16)
+
+
+async def traced_chat(to: Answering, trace: str, *, seconds: float, sampled: bool = True) -> int:
+    """A chat with the simulator's model by a client that traces; its status."""
+    headers = {
+        "Authorization": f"Bearer {to.key}",
+        "traceparent": f"00-{trace}-00f067aa0ba902b7-{'01' if sampled else '00'}",
+    }
+    body: dict[str, Any] = {"model": "sim-model", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+    timeout = aiohttp.ClientTimeout(total=seconds)
+    async with (
+        aiohttp.ClientSession(timeout=timeout) as session,
+        session.post(f"{to.url}/v1/chat/completions", json=body, headers=headers) as answer,
+    ):
+        await answer.read()
+        return answer.status
