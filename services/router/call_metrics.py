@@ -27,6 +27,7 @@ _OPERATIONS: Final = {
 }
 _FAULTS: Final = {
     **{reason.name.lower(): "mesh" if kind.http >= 500 else "caller" for reason, kind in CATALOGUE.items()},
+    "cancelled": "none",
     "upstream_4xx": "caller",
     "upstream_5xx": "mesh",
 }
@@ -84,8 +85,8 @@ class CallMetrics:
         self._series: dict[tuple[str, str, str], _Series] = {}
         self.calls = Counts(
             "weft_router_calls_total",
-            "Calls of known callers that ended. A fault of the caller is a refusal or a 4xx of the model server; one "
-            "of the mesh is a 5xx, of its own or of the model server.",
+            "Calls of known callers that ended, by how. A fault of the caller is a refusal, or a 4xx of the model server; "
+            "one of the mesh is a 5xx, of its own or of the model server; a caller who leaves is none.",
             (*_CALL, "outcome", "fault"),
         )
         self.duration = Histograms(

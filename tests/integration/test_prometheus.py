@@ -259,11 +259,13 @@ LABELS = {"gen_ai_operation_name", "gen_ai_request_model", "gen_ai_token_type"}
 def exported(scene: Scene) -> dict[str, tuple[str, str]]:
     """Type and meaning of each metric of Weft's that any service shows, by name."""
     told = scene.prometheus.ask("metadata")
-    return {
-        name: (entries[0]["type"], entries[0]["help"])
-        for name, entries in told.items()
-        if OURS.fullmatch(name) and not name.endswith("_created")
-    }
+    named = {}
+    for name, ((entry, *_)) in told.items():
+        if OURS.fullmatch(name) and not name.endswith("_created"):
+            # Prometheus calls a counter's family as OpenMetrics does, without the end of its only series' name.
+            total = "_total" if entry["type"] == "counter" and not name.endswith("_total") else ""
+            named[name + total] = (entry["type"], entry["help"])
+    return named
 
 
 def test_every_metric_is_documented(scene: Scene) -> None:
