@@ -15,6 +15,7 @@ from services.cli.local_envoy import place_envoy
 from services.cli.parts import KEYS, Overrides, Vllm, real_vllm, simulated_vllm
 from services.cli.ports import free_port, is_free
 from services.cli.settings import SERVICES
+from services.cli.vllm_program import can_trace
 from services.runtime.config import Config
 from services.runtime.metrics import MetricsConfig
 from services.runtime.telemetry.config import TracingConfig
@@ -61,7 +62,7 @@ class Shape:
                 "There is no 'vllm' in PATH: install it as https://docs.vllm.ai tells, or attach one that runs "
                 "with --vllm-url."
             )
-        return [real_vllm(program, self.vllm_model)] * self.workers
+        return [real_vllm(program, self.vllm_model, traced=can_trace(program))] * self.workers
 
 
 def place(config: Config, shape: Shape) -> Overrides:

@@ -85,9 +85,10 @@ def simulated_vllm(*flags: str) -> Vllm:
     return Vllm(command=(sys.executable, "-m", "services.sim", "--port", "{port}", *flags))
 
 
-def real_vllm(program: str, model: str) -> Vllm:
-    """A `vllm serve`, on loopback."""
-    return Vllm(command=(program, "serve", model, "--host", "127.0.0.1", "--port", "{port}"))
+def real_vllm(program: str, model: str, *, traced: bool = False) -> Vllm:
+    """A `vllm serve`, on loopback; `traced`, it sends its spans to its worker."""
+    spans = ("--otlp-traces-endpoint", "{otlp}") if traced else ()
+    return Vllm(command=(program, "serve", model, "--host", "127.0.0.1", "--port", "{port}", *spans))
 
 
 def _certificate_flags(files: CertificateFiles) -> list[str]:

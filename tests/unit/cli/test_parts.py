@@ -52,3 +52,5 @@ def test_a_worker_launches_a_real_vllm_on_loopback() -> None:
     url, command = worker_settings(real_vllm("/opt/my vllm", "some/model"))
     port = url.rpartition(":")[2]
     assert command == ("/opt/my vllm", "serve", "some/model", "--host", "127.0.0.1", "--port", port)
+    _, command = worker_settings(real_vllm("vllm", "m", traced=True))
+    assert command[-2:] == ("--otlp-traces-endpoint", "{otlp}")
