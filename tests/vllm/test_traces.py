@@ -13,7 +13,9 @@ from typing import Any
 
 import grpc
 import pytest
+from weft.client import Client
 from weft.inference.v1 import inference_pb2, inference_pb2_grpc
+from weft.session.v1 import frame_pb2, session_pb2, session_pb2_grpc
 
 from tests.testing.otlp_sink import SunkSpan
 from tests.vllm.calls import LONG_CALLS, READ_SECONDS, Call
@@ -50,6 +52,15 @@ class Traced:
     def ask(self, caller: Caller, fields: dict[str, Any]) -> Answer:
         headers = {**JSON, **self.mesh.authorization, **caller.header}
         return send(self.mesh.url, "POST", PATH, headers, encode(fields))
+
+    def serving(self) -> int:
+        """How many workers the router knows whose vLLM answers."""
+        metadata = [(name.lower(), value) for name, value in self.mesh.authorization.items()]
+        with grpc.insecure_channel(self.mesh.router) as channel:
+            stub = session_pb2_grpc.SessionServiceStub(channel)
+            listed = stub.ListSessions(session_pb2.ListSessionsRequest(), metadata=metadata, timeout=READ_SECONDS)
+        ready = frame_pb2.WORKER_STATE_READY
+        return sum(one.endpoint == ENDPOINT and one.report.state == ready for one in listed.sessions)
 
     def tree(self, caller: Caller, outline: list[str]) -> Node:
         """The trace, which looks as expected and stays so: each process tells of its calls in order, so that nothing
@@ -132,18 +143,13 @@ def workers(
 
 @pytest.fixture
 def traced(workers: Mesh, collector: Collector, attached: tuple[VllmServer, int]) -> Traced:
-    """Both workers serve, and the collector hears of both."""
+    """Both workers serve."""
     server, _ = attached
     if not server.alive:
         server.start()
     traced = Traced(workers, collector, server)
-    serving: set[str] = set()
-    for _ in Deadline(START_SECONDS, "both workers serve, and what they do is told"):
-        caller = Caller()
-        if traced.ask(caller, BASE).status == 200:
-            tree = collector.tree(caller, lambda tree: bool(tree.find("vllm")))
-            serving.add(tree.find("weft-worker")[0].resource["weft.instance"])
-        if len(serving) == 2:
+    for _ in Deadline(START_SECONDS, "both workers serve"):
+        if traced.serving() == 2:
             break
     return traced
 
@@ -214,7 +220,7 @@ def test_a_streamed_chat_over_http(traced: Traced) -> None:
     assert traced.mesh.key not in written
 
 
-def test_a_streamed_chat_over_grpc(traced: Traced) -> None:
+def test_a_streamed_chat_over_grpc_in_json(traced: Traced) -> None:
     """By `Infer`: the same, and no facade."""
     caller = Caller()
     request = inference_pb2.InferRequest(operation="chat/completions", body_json=encode(STREAMED).decode())
@@ -225,6 +231,39 @@ def test_a_streamed_chat_over_grpc(traced: Traced) -> None:
     body = "".join(part.text for part in parts).encode()
     tree = traced.tree(caller, [ROUTER, f"  {DISPATCH}", f"    {WORKER}", f"      {VLLM}"])
     tells_all(tree, usage_of(body))
+
+
+def test_a_streamed_chat_over_grpc_in_messages(traced: Traced) -> None:
+    """By `StreamChat`."""
+    caller = Caller()
+    with (
+        Client(traced.mesh.router, credential=traced.mesh.key) as client,
+        client.stream_chat(
+            CHAT_MODEL,
+            BASE["messages"][0]["content"],
+            max_tokens=BASE["max_tokens"],
+            temperature=0,
+            metadata=tuple(caller.header.items()),
+        ) as stream,
+    ):
+        usage = stream.result().usage
+    tree = traced.tree(caller, [ROUTER, f"  {DISPATCH}", f"    {WORKER}", f"      {VLLM}"])
+    tells_all(tree, {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens})
+
+
+def test_a_stream_whose_client_leaves(traced: Traced) -> None:
+    """Everybody says so, and nobody calls it an error. vLLM 0.32 makes no span of a request that it aborts."""
+    caller = Caller()
+    call = Call(traced.mesh, PATH, {**LONG, "stream": True}, caller.header)
+    call.first_events()
+    call.leave()
+    tree = traced.tree(caller, [FACADE, f"  {ROUTER}", f"    {DISPATCH}", f"      {WORKER}"])
+    (router, dispatch), (worker,) = tree.find("weft-router"), tree.find("weft-worker")
+    assert {span.status for span in (tree.span, router, dispatch, worker)} == {"unset"}
+    assert router.attributes["weft.outcome"] == worker.attributes["weft.outcome"] == "cancelled"
+    assert names(worker) == ["head", "first byte", "cancelled"]
+    assert "gen_ai.first_token" in names(router)
+    assert "left" in names(tree.span)
 
 
 def test_a_chat_that_is_retried_on_another_worker(traced: Traced) -> None:
@@ -270,18 +309,3 @@ def test_a_chat_that_is_retried_on_another_worker(traced: Traced) -> None:
     ]
     (vllm,) = tree.find("vllm")
     assert vllm.attributes["gen_ai.usage.completion_tokens"] == 2000
-
-
-def test_a_stream_whose_client_leaves(traced: Traced) -> None:
-    """Everybody says so, and nobody calls it an error. vLLM 0.32 makes no span of a request that it aborts."""
-    caller = Caller()
-    call = Call(traced.mesh, PATH, {**LONG, "stream": True}, caller.header)
-    call.first_events()
-    call.leave()
-    tree = traced.tree(caller, [FACADE, f"  {ROUTER}", f"    {DISPATCH}", f"      {WORKER}"])
-    (router, dispatch), (worker,) = tree.find("weft-router"), tree.find("weft-worker")
-    assert {span.status for span in (tree.span, router, dispatch, worker)} == {"unset"}
-    assert router.attributes["weft.outcome"] == worker.attributes["weft.outcome"] == "cancelled"
-    assert names(worker) == ["head", "first byte", "cancelled"]
-    assert "gen_ai.first_token" in names(router)
-    assert "left" in names(tree.span)
