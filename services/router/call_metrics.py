@@ -85,8 +85,8 @@ class CallMetrics:
         self._series: dict[tuple[str, str, str], _Series] = {}
         self.calls = Counts(
             "weft_router_calls_total",
-            "Calls of known callers that ended, by how. A fault of the caller is a refusal, or a 4xx of the model server; "
-            "one of the mesh is a 5xx, of its own or of the model server; a caller who leaves is none.",
+            "Calls of known callers that ended, by how. A fault of the caller is a refusal, or a 4xx of the model "
+            "server; one of the mesh is a 5xx, of its own or of the model server; a caller who leaves is none.",
             (*_CALL, "outcome", "fault"),
         )
         self.duration = Histograms(
