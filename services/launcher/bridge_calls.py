@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from services.core import tracing
 from services.core.answers import ReadyAnswer
 from services.core.deadlines import HOP, Bounds, Watchdog
 from services.core.errors import Reason, ServiceError
@@ -181,6 +182,8 @@ class _TaskCall:
         timeout = max(self._watchdog.remaining - HOP, HOP)
         wait = max(min(self._watchdog.first_byte_remaining, timeout) - HOP, 0.0)
         request, calls, trace = self._request, self._calls, self._trace
+        if trace is not None:
+            tracing.current.set(trace.place)  # for the log
         try:
             told = await calls.run(request, timeout=timeout, wait=wait, trace=trace)
             if trace is not None:

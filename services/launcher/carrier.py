@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine
 from functools import partial
 from typing import Any, Final
 
+from services.core import tracing
 from services.core.catalogue import Catalogue
 from services.launcher.config import LauncherConfig
 from services.launcher.enrolment import Enrolment
@@ -106,11 +108,11 @@ class Carrier:
                 carrying = follow(self._tasks, start.credentials, start.task, tell)
             else:
                 carrying = submit(self._tasks, partial(self._requests.start_worker, start), tell)
-            self._carried[start.id] = self._spawn(carrying, start.id, f"the task of start {start.id}")
+            self._carried[start.id] = self._spawn(carrying, start, f"the task of start {start.id}")
         if start.tasks and start.state is not StartState.PENDING and start.id not in self._nodes:
             ask = partial(self._requests.control, start, "state")
             watching = watch_node(self._tasks, ask, tell, interval=self._config.task_poll_s)
-            self._nodes[start.id] = self._spawn(watching, start.id, f"the node of start {start.id}")
+            self._nodes[start.id] = self._spawn(watching, start, f"the node of start {start.id}")
 
     def _let_go(self, start: Start, places: Collection[Place]) -> None:
         for kept in (self._carried, self._nodes):
@@ -128,7 +130,7 @@ class Carrier:
             self._errands.run(f"stop the worker of {start.id}", stop, every=_AGAIN)
         if start.tasks and start.task and start.id not in self._stops:
             stopping = stop_node(self._tasks, start, partial(self._requests.control, start, "stop"))
-            self._stops[start.id] = self._spawn(stopping, start.id, f"the end of start {start.id}")
+            self._stops[start.id] = self._spawn(stopping, start, f"the end of start {start.id}")
 
     def _is_stopped(self, start: Start) -> bool:
         stopping = self._stops.get(start.id)
@@ -155,9 +157,11 @@ class Carrier:
         await self._queues.ask(catalogue, cluster)
         self._happened()
 
-    def _spawn(self, work: Coroutine[Any, Any, None], start: str, name: str) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work, name=name)
-        task.add_done_callback(partial(self._ended, start))
+    def _spawn(self, work: Coroutine[Any, Any, None], start: Start, name: str) -> asyncio.Task[None]:
+        context = contextvars.copy_context()
+        context.run(tracing.current.set, tracing.parse(start.place))  # for its logs, and for what auth is asked
+        task = asyncio.get_running_loop().create_task(work, name=name, context=context)
+        task.add_done_callback(partial(self._ended, start.id))
         return task
 
     def _ended(self, start: str, task: asyncio.Task[None]) -> None:

@@ -72,8 +72,8 @@ class TaskTrace:
         """`facts` are attributes. `clock` gives nanoseconds since 1970."""
         parent = parent_of(request.headers)
         self._tracer = tracer
-        self._place = tracer.follow(parent)
-        self._node = self._place.child()
+        self.place = tracer.follow(parent)
+        self._node = self.place.child()
         self._parent = parent.span_id if parent is not None else ""
         self._facts: dict[str, AttributeValue] = dict(facts)
         self._clock = clock
@@ -117,7 +117,7 @@ class TaskTrace:
 
     def _end(self, error: str, outcome: str) -> None:
         over, self._over = self._over, True
-        if over or not self._tracer.keeps(self._place, failed=bool(error)):
+        if over or not self._tracer.keeps(self.place, failed=bool(error)):
             return
         self._facts[weft_attributes.OUTCOME] = outcome or error or "ok"
         if error:
@@ -127,7 +127,7 @@ class TaskTrace:
             self._tracer.record(self._run_span(self._run, error))
         self._tracer.record(
             Span(
-                context=self._place,
+                context=self.place,
                 parent_id=self._parent,
                 name="globus task",
                 service="launcher",
@@ -144,7 +144,7 @@ class TaskTrace:
         moments = ((name, getattr(run.times, field)) for field, name in _MOMENTS)
         return Span(
             context=self._node,
-            parent_id=self._place.span_id,
+            parent_id=self.place.span_id,
             name="run task",
             service="function",
             kind=Kind.SERVER,

@@ -16,6 +16,8 @@ from tests.globus.slurm import Slurm
 from tests.testing.otlp_sink import OtlpSink
 from tests.testing.span_tree import SpanTree, having, new_trace, traced_chat
 
+ENROL = "weft.auth.v1.AuthService/IssueEnrolmentToken"
+
 
 @pytest.fixture
 async def sink() -> AsyncIterator[OtlpSink]:
@@ -39,7 +41,7 @@ async def test_a_call_the_job_that_it_starts_and_the_worker_there_are_one_trace(
     tree = SpanTree(await sink.wait_for(having(trace, *names), COLD), trace)
     call, start, worker = tree.one("chat", "weft-router"), tree.one(f"start {endpoint}"), tree.one("start worker")
     assert start.parent == call.span
-    assert sorted(tree.below(start)) == ["load", "queue", "start worker", "submit"]
+    assert sorted(tree.below(start)) == ["load", "queue", "start worker", "submit", ENROL]
     (job,) = slurm.jobs()
     assert start.attributes["weft.job"] == worker.attributes["weft.job"] == str(job["job_id"])
     (task,) = chain.submitted(endpoint)
@@ -64,4 +66,4 @@ async def test_a_call_that_goes_as_a_task_has_the_task_and_its_run_in_its_trace(
     assert [event.name for event in task.events] == ["submitted", "running", "result read"]
     assert task.attributes["weft.globus_task"] in {told["id"] for told in chain.hosted.tasks("inference")}
     assert task.start <= run.start <= run.end <= task.end
-    assert sorted(tree.below(tree.one(f"start {endpoint}"))) == ["load", "queue", "submit"]
+    assert sorted(tree.below(tree.one(f"start {endpoint}"))) == ["load", "queue", "submit", ENROL]

@@ -19,6 +19,7 @@ from tests.testing.processes import SOON
 from tests.testing.span_tree import SpanTree, having, new_trace, traced_chat
 
 START = f"start {ENDPOINT}"
+ENROL = "weft.auth.v1.AuthService/IssueEnrolmentToken"
 COLD = 3 * SOON
 
 
@@ -64,7 +65,7 @@ async def test_a_cold_call_the_start_it_causes_and_the_workers_own_beginning_are
     tree = await traced.tree(trace, *names)
     call, start, worker = tree.one("chat sim-model", "weft-router"), tree.one(START), tree.one("start worker")
     assert start.parent == call.span
-    assert tree.below(start) == ["submit", "queue", "start worker", "load"]
+    assert tree.below(start) == ["submit", ENROL, "queue", "start worker", "load"]
     assert (start.service, worker.service) == ("weft-launcher", "weft-worker")
     (told,) = await site.starts()
     assert start.attributes["weft.start"] == told.name.removeprefix("starts/")
@@ -93,7 +94,7 @@ async def test_a_launcher_that_is_killed_in_mid_start_tells_the_rest_when_it_is_
     site.globus.release()
     assert await call == 200
     tree = await traced.tree(trace, START, "load", "start worker")
-    assert tree.below(tree.one(START)) == ["submit", "queue", "start worker", "load"]
+    assert tree.below(tree.one(START)) == ["submit", ENROL, "queue", "start worker", "load"]
     assert tree.one(START).parent == tree.one("chat sim-model", "weft-router").span
 
 
