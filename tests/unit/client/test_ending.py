@@ -71,6 +71,17 @@ async def test_deadlines_end_calls(server: Server, given: str) -> None:
     await server.servicer.left.wait()
 
 
+async def test_deadlines_end_calls_of_plain_code(server: Server) -> None:
+    server.servicer.hangs = True
+
+    def ask() -> None:
+        with Client(server.address, timeout=0.2) as client:
+            client.chat("m", "Hi")
+
+    with pytest.raises(TimedOut):
+        await asyncio.to_thread(ask)
+
+
 async def test_deadlines_end_streams(server: Server) -> None:
     server.servicer.pieces, server.servicer.hangs = PIECES, True
     async with AsyncClient(server.address) as client:

@@ -104,6 +104,12 @@ def test_what_has_no_field_goes_to_where_it_belongs() -> None:
     assert choice.extra_json == '{"seen":12345678901234567890}'
 
 
+def test_tool_calls_go_by_their_index() -> None:
+    calls = [chat_pb2.ToolCallDelta(index=index, id=f"call-{index}") for index in (1, 0)]
+    (choice,) = gather([chat_pb2.StreamChatResponse(deltas=[chat_pb2.ChatDelta(tool_calls=calls)])]).choices
+    assert [call.id for call in choice.message.tool_calls] == ["call-0", "call-1"]
+
+
 def test_what_there_is_of_a_cut_answer() -> None:
     answer = gather([START, said("Hel")])
     assert answer.choices[0].message.text == "Hel"

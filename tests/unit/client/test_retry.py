@@ -114,7 +114,20 @@ async def test_a_stream_is_not_tried_again_after_its_first_piece(server: Server)
     assert len(server.servicer.seen) == 1
 
 
-async def test_a_router_that_is_away_is_found_when_it_is_back() -> None:
+async def test_plain_code_does_not_try_again_after_its_first_piece(server: Server) -> None:
+    server.servicer.pieces = [said("Hel"), ServiceError(Reason.NO_WORKER, retry_after=0.001)]
+
+    def ask() -> None:
+        with Client(server.address, retry=QUICK) as client, client.stream_chat("m", "Hi") as stream:
+            with pytest.raises(Unavailable):
+                stream.result()
+            assert stream.so_far().choices[0].message.text == "Hel"
+
+    await asyncio.to_thread(ask)
+    assert len(server.servicer.seen) == 1
+
+
+async def test_a_router_that_is_away_has_begun_nothing() -> None:
     async with Server() as gone:
         pass
     async with AsyncClient(gone.address, retry=QUICK) as client:
