@@ -14,7 +14,7 @@ from pathlib import Path
 import uvloop
 from rich.console import Console
 
-from bench import gates, measure, telemetry
+from bench import gates, measure, telemetry, typed
 from bench.figures import Figures
 from bench.report import as_json, table
 from bench.systems import running
@@ -23,7 +23,7 @@ from services.runtime.child import ChildError
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 #: Columns of a table that goes to a file or a pipe.
 FILE_WIDTH = 150
-MEASUREMENTS = ("gates", "telemetry", "memory", "requests", "chunks")
+MEASUREMENTS = ("gates", "telemetry", "typed", "memory", "requests", "chunks")
 
 
 def main() -> None:
@@ -74,7 +74,10 @@ async def _bench(given: argparse.Namespace, home: Path, console: Console) -> Fig
     if "telemetry" in given.only:
         console.print("Two meshes in turns, one of them watched")
         await telemetry.measure(given.seconds, given.rounds, home, figures)
-    if not set(given.only) - {"gates", "telemetry"}:
+    if "typed" in given.only:
+        console.print("The same chats as typed calls and as JSON")
+        await typed.measure(given.seconds, given.rounds, home, figures)
+    if not set(given.only) - {"gates", "telemetry", "typed"}:
         return figures
     console.print("Starting the simulators and both meshes")
     async with running(home) as systems:

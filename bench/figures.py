@@ -28,6 +28,9 @@ CPU_REQUEST = "CPU per request"
 CPU_CHUNK = "CPU per chunk"
 RISE = "rise of CPU per request by being watched"
 
+TYPED_MORE = "CPU per call, router, more for Chat than for Infer"
+TYPED_STREAM_MORE = "CPU per call, router, more for StreamChat than for Infer, streamed"
+
 CLIENTS_OF_TELEMETRY = 64
 
 
@@ -47,6 +50,7 @@ MARKS = {
     ("separate", Quantity(f"{CPU_CHUNK}, {BOTH}", "µs", streams(64))): 30.0,
     ("separate", Quantity(ADDED_P50, "ms", clients(1))): 1.2,
     ("separate", Quantity(RISE, "%", clients(CLIENTS_OF_TELEMETRY))): 5.0,
+    ("separate", Quantity(TYPED_MORE, "µs", clients(8))): 40.0,
     ("one process", Quantity(f"{CPU_REQUEST}, {BOTH}", "µs", clients(64))): 110.0,
     ("one process", Quantity(f"{CPU_CHUNK}, {BOTH}", "µs", streams(64))): 18.0,
     ("one process", Quantity(ADDED_P50, "ms", clients(1))): 0.6,
