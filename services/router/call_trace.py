@@ -89,7 +89,8 @@ class CallTrace(msgspec.Struct, gc=False):
 
     def admit(self) -> None:
         """The limits of its caller have admitted it."""
-        self.done()
+        if self.steps:
+            self.done()
         self.admitted = time.time_ns()
 
     def attempt(self, target: Target, candidates: int) -> Headers:
