@@ -14,6 +14,7 @@ from weft.inference.v1 import chat_pb2, completions_pb2
 from services.core.errors import Reason, ServiceError
 from services.typed.events import EventReader
 from services.typed.messages import shape_of
+from services.typed.quick import ALWAYS, QuickReader
 from services.typed.raw import NULL, elements, members, object_text
 from services.typed.refusals import refusal_event
 from services.typed.shape import EXTRA, MEANT_NOTHING, Fields, Tree
@@ -52,6 +53,7 @@ class StreamReader(Generic[P]):
         self._events = EventReader()
         self._piece = _Piece()
         self._begun = False
+        self._quick: QuickReader | None = None
         self._done = False
         self._told: dict[str, Raw] = {}
         """Members of the answer as such, as last told."""
@@ -93,6 +95,11 @@ class StreamReader(Generic[P]):
             self._piece.fields["progress"] = detail.decode("utf-8", "replace")
 
     def _event(self, data: bytes, pieces: list[P]) -> None:
+        deltas = None if self._quick is None else self._quick.read(data)
+        if deltas is not None:
+            for delta in deltas:
+                self._delta_of(delta)
+            return
         found = members(data)
         if found is None:
             raise ServiceError(Reason.UPSTREAM_BROKEN, "The model server sent an event that is not a JSON object.")
@@ -116,6 +123,8 @@ class StreamReader(Generic[P]):
         if not self._begun:
             self._begun = True
             self._told.update(found)
+            chat = self._kind is chat_pb2.StreamChatResponse
+            self._quick = QuickReader(found, self._object, chat=chat)
             self._piece.fields["start"] = self._start.read(found, True)
             return
         told = self._told
@@ -123,6 +132,7 @@ class StreamReader(Generic[P]):
             if told.get(key) == raw or (raw == NULL and (key in MEANT_NOTHING or key in self._start.readers)):
                 continue
             told[key] = raw
+            self._quick = None if key in ALWAYS else self._quick
             if key in self._piece.extra:
                 self._flush(pieces)
             self._piece.extra[key] = raw
@@ -150,9 +160,13 @@ class StreamReader(Generic[P]):
             self._open.discard(index)
         else:
             found |= {key: one for key, one in (("finish_reason", finish), ("stop_reason", stop)) if one != NULL}
-            if index not in self._ends:
-                self._open.add(index)
-        delta = self._delta.read(found, True)
+        self._delta_of({**self._delta.read(found, True), "index": index})
+
+    def _delta_of(self, delta: Fields) -> None:
+        """Takes a piece of a choice, which is open from its first piece on."""
+        index = delta["index"]
+        if index not in self._ends:
+            self._open.add(index)
         for key in ("text", "tool_calls"):  # whose fields know no difference between empty and nothing
             if not delta.get(key, True):
                 del delta[key]
