@@ -62,6 +62,7 @@ class InferenceServicer(TypedServicer):
         self._roster = roster
         self._permits = permits
         self._limits = limits
+        self.max_body = limits.max_body
         self._agent = agent
         self._peers = peers
         self._links: set[Link] = set()

@@ -14,14 +14,14 @@ _NO_DEADLINE: Final = 10.0**8
 """Seconds from which on a time that remains stands for no deadline."""
 
 
-def request_from(context: Context, operation: str, body: bytes, cluster: str, *more: tuple[str, str]) -> Request:
-    """The call, with `more` headers."""
+def request_from(context: Context, operation: str, body: bytes, cluster: str) -> Request:
+    """The call."""
     metadata = (one for one in context.invocation_metadata() or () if isinstance(one[1], str))
     headers = tuple([(key, str(value)) for key, value in metadata if key != "content-type"])
     remaining = context.time_remaining()
     return Request(
         operation=operation,
-        headers=(*headers, *more, ("content-type", "application/json")),
+        headers=(*headers, ("content-type", "application/json")),
         body=body,
         cluster=cluster,
         timeout=remaining if remaining and remaining < _NO_DEADLINE else None,

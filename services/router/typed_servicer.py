@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Final, TypeVar
 
 import grpc
+import msgspec
 from google.protobuf.message import Message
 from weft.inference.v1 import (
     chat_pb2,
@@ -45,14 +46,18 @@ TYPED: Final = (
 _LONGEST_REFUSAL: Final = 64 * 1024
 """Bytes of a refusal that are read."""
 
-_TOLD: Final = ("x-request-id", "x-ratelimit-", "x-weft-")
-"""How the headers of an answer begin that the caller sees, as initial metadata."""
+_REQUEST_ID: Final = "x-request-id"
+_TOLD: Final = ("x-ratelimit-", "x-weft-")
+"""How the headers of an answer begin that the caller sees."""
 
 M = TypeVar("M", bound=Message)
 
 
 class TypedServicer(inference_pb2_grpc.InferenceServiceServicer):
     """The typed half of the inference service."""
+
+    max_body = DEFAULT_LIMITS.max_body
+    """Bytes of a request's JSON."""
 
     async def inference_for(self, context: Context) -> Inference:
         """Who answers this caller's calls."""
@@ -107,8 +112,8 @@ class TypedServicer(inference_pb2_grpc.InferenceServiceServicer):
     async def _whole(self, request: Message, context: Context, kind: type[M]) -> M:
         call = TypedCall(request)
         try:
-            inference = await self.inference_for(context)
-            head, body = await collect(inference, _to_request(call, context), most=MAX_MESSAGE_BYTES)
+            asked = self._request(call, context)
+            head, body = await collect(await self.inference_for(context), asked, most=MAX_MESSAGE_BYTES)
             if head.status >= 400:
                 raise refusal(head, body)
             answer = answer_of(kind, body)
@@ -117,7 +122,7 @@ class TypedServicer(inference_pb2_grpc.InferenceServiceServicer):
         if (size := answer.ByteSize()) > MAX_MESSAGE_BYTES:
             message = f"The answer has {size} bytes, and one message {MAX_MESSAGE_BYTES} at most; ask for less at once."
             raise ServiceError(Reason.ANSWER_TOO_LARGE, message)
-        await _tell(head, context)
+        await _tell(asked, head, context)
         return answer
 
     async def _pieces(self, request: Message, context: Context, reader: StreamReader[Any]) -> AsyncIterator[Any]:
@@ -125,45 +130,48 @@ class TypedServicer(inference_pb2_grpc.InferenceServiceServicer):
         refused: Head | None = None
         body = b""
         try:
-            inference = await self.inference_for(context)
-            async with contextlib.aclosing(stream(inference, _to_request(call, context))) as parts:
+            asked = self._request(call, context)
+            async with contextlib.aclosing(stream(await self.inference_for(context), asked)) as parts:
                 async for part in parts:
-                    if isinstance(part, bytes):
-                        if refused is None:
-                            for piece in reader.feed(part):
-                                yield piece
-                        elif len(body) < _LONGEST_REFUSAL:
-                            body += part
-                    elif part.status >= 400:
-                        refused = part
-                    elif not (part.header("content-type") or "").startswith("text/event-stream"):
-                        raise ServiceError(Reason.UPSTREAM_BROKEN, "The model server's answer is no stream of events.")
-                    else:
-                        await _tell(part, context)
+                    if isinstance(part, Head):
+                        if part.status >= 400:
+                            refused = part
+                        else:
+                            _check_events(part)
+                            await _tell(asked, part, context)
+                    elif refused is None:
+                        for piece in reader.feed(part):
+                            yield piece
+                    elif len(body) < _LONGEST_REFUSAL:
+                        body += part
             if refused is not None:
                 raise refusal(refused, body)
             yield reader.end()
         except ServiceError as error:
             raise call.blame(error) from None
 
+    def _request(self, call: TypedCall, context: Context) -> Request:
+        """Raises BODY_TOO_LARGE for a request that is larger as JSON than HTTP would take it."""
+        if len(call.body) > self.max_body:
+            message = (
+                f"The request has {len(call.body)} bytes as JSON, in which images and sounds are base64, "
+                f"and may have {self.max_body}."
+            )
+            raise ServiceError(Reason.BODY_TOO_LARGE, message)
+        request = request_from(context, call.operation, call.body, call.cluster)
+        if request.header(_REQUEST_ID) is not None:
+            return request
+        # vLLM makes the answer's id of it: so a caller can name the call whose answer it has.
+        return msgspec.structs.replace(request, headers=(*request.headers, (_REQUEST_ID, secrets.token_hex(16))))
 
-def _to_request(call: TypedCall, context: Context) -> Request:
-    """Raises BODY_TOO_LARGE for a request that is larger as JSON than HTTP would take it."""
-    if len(call.body) > DEFAULT_LIMITS.max_body:
-        message = (
-            f"The request has {len(call.body)} bytes as JSON, in which images and sounds are base64, "
-            f"and may have {DEFAULT_LIMITS.max_body}."
-        )
-        raise ServiceError(Reason.BODY_TOO_LARGE, message)
-    request = request_from(context, call.operation, call.body, call.cluster)
-    if request.header("x-request-id") is not None:
-        return request
-    # The answer's id is made of it: so a caller can name the call whose answer it has.
-    return request_from(context, call.operation, call.body, call.cluster, ("x-request-id", secrets.token_hex(16)))
+
+def _check_events(head: Head) -> None:
+    if not (head.header("content-type") or "").startswith("text/event-stream"):
+        raise ServiceError(Reason.UPSTREAM_BROKEN, "The model server's answer is no stream of events.")
 
 
-async def _tell(head: Head, context: Context) -> None:
-    """Sends headers of the answer as initial metadata, where there are any: it costs a write of its own."""
+async def _tell(request: Request, head: Head, context: Context) -> None:
+    """Sends, as initial metadata, the id of the call, and what the mesh has to say beside the answer."""
     told = tuple([one for one in head.headers if one[0].startswith(_TOLD)])
-    if told:
-        await context.send_initial_metadata(grpc.aio.Metadata(*told))
+    named = (_REQUEST_ID, request.header(_REQUEST_ID) or "")
+    await context.send_initial_metadata(grpc.aio.Metadata(named, *told))

@@ -133,6 +133,7 @@ async def test_a_chat_is_a_call_and_its_answer_a_message(world: World) -> None:
     assert (await call).choices[0].message.text == "hi"
     told = dict(await call.initial_metadata())
     assert (told["x-ratelimit-remaining-requests"], told["x-weft-max-tokens"]) == ("7", "9")
+    assert told["x-request-id"] == "r-1"
     assert "y" not in told
 
 
