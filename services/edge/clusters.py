@@ -76,7 +76,9 @@ def _cluster(edge: Edge, name: str, hosts: Sequence[str], socket: Plain | None) 
         "type": "STATIC" if all(_is_ip(host) for host in hosts) else "STRICT_DNS",
         "connect_timeout": "2s",
         "per_connection_buffer_limit_bytes": BUFFER,
-        "lb_policy": "LEAST_REQUEST",
+        # In turn, and not to whom has the fewest calls: that is whoever refuses all at once, and a second try would
+        # find the same one again.
+        "lb_policy": "ROUND_ROBIN",
         "load_assignment": {
             "cluster_name": name,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(host)}} for host in hosts]}],
@@ -124,9 +126,9 @@ _CODEC: Final = extension("filters.http.upstream_codec", "extensions.filters.htt
 
 _CHECK: Final = {
     "timeout": "2s",
-    "interval": "2s",
+    "interval": "1s",
     # A part that has just come, or has nobody to serve yet, is found as soon.
-    "no_traffic_interval": "2s",
+    "no_traffic_interval": "1s",
     "unhealthy_interval": "0.500s",
     "unhealthy_threshold": 2,
     "healthy_threshold": 1,

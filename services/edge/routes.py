@@ -83,7 +83,7 @@ _RETRY: Final = {
     "retry_on": "connect-failure,refused-stream,reset-before-request",
     "num_retries": 2,
     "retry_back_off": {"base_interval": "0.050s", "max_interval": "0.500s"},
-    "host_selection_retry_max_attempts": 3,
+    "host_selection_retry_max_attempts": 10,
     "retry_host_predicate": [
         extension(
             "retry_host_predicates.previous_hosts", "extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"

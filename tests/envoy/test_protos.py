@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from services.cli.certs import ensure, ensure_envoy
+from services.cli.settings import load
 from services.edge.bootstrap import BOOTSTRAP, rendered
 from services.edge.sds import KEY_FILE, key_file
 from services.edge.writing import texts, write
@@ -64,9 +66,9 @@ def test_a_misspelt_field_is_found_wherever_it_stands() -> None:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with every file that a shape names."""
     home = tmp_path_factory.mktemp("weft")
-    environ = {**os.environ, "WEFT_HOME": str(home)}
-    for what in (["create"], ["issue", "spiffe://weft/envoy", "--name", "envoy", "--host", "localhost"]):
-        subprocess.run([*WEFT, "certs", *what], env=environ, check=True, capture_output=True)
+    config = load({"WEFT_HOME": str(home)})
+    ensure(config, home / "certs")
+    ensure_envoy(config, home / "certs", ("localhost",))
     made = {"front.pem": "envoy.pem", "front-key.pem": "envoy-key.pem"}
     for name in ("callers.pem", "facades.pem", "collector.pem"):
         made[name] = "ca.pem"
@@ -100,5 +102,3 @@ def test_an_operator_has_it_looked_at(home: Path) -> None:
     assert (done.returncode, "cannot show" in done.stderr) == (1, True)
     done = validate(WEFT_ENVOY__IDLE_S="1000000000000")  # longer than a protobuf duration may be
     assert (done.returncode, "Envoy refuses the configuration" in done.stderr) == (1, True)
-    done = validate(WEFT_ENVOY=str(home / "nothing"))
-    assert (done.returncode, "cannot be run" in done.stderr) == (1, True)
