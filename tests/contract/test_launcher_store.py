@@ -9,10 +9,11 @@ import pytest
 import sqlalchemy as sa
 
 from services.core.errors import Reason, ServiceError
+from services.launcher import migrations
 from services.launcher.starts import Start, StartState
 from services.launcher.store import LeaseLostError, Store
 from services.launcher.tables import HEAD, VERSION_TABLE, metadata
-from services.runtime.database import open_database
+from services.runtime.database import open_database, upgrade
 from tests.testing.parts import requires_part
 
 ENDPOINT = "clusters/c/endpoints/e"
@@ -299,6 +300,22 @@ async def test_the_migrations_make_what_the_tables_say(one: Store, url: str, tmp
     async with engine.connect() as connection:
         assert await connection.run_sync(differences) == []
     await engine.dispose()
+
+
+async def test_wants_of_an_earlier_schema_count_on_and_name_no_trace(
+    url: str, tmp_path: Path, open_store: OpenStore
+) -> None:
+    engine = open_database(url, tmp_path / "launcher.db", setting="launcher.database")
+    async with engine.begin() as connection:
+        await connection.run_sync(upgrade, Path(migrations.__file__).parent, metadata, head="0001", table=VERSION_TABLE)
+        await connection.execute(
+            sa.text("INSERT INTO launcher_wants (endpoint, router, waiting, said_at) VALUES (:endpoint, 'r', 2, 5.0)"),
+            {"endpoint": ENDPOINT},
+        )
+    await engine.dispose()
+    store = await open_store("one")
+    assert await store.waiting(since=0.0) == {ENDPOINT: 2}
+    assert await store.cause(ENDPOINT, since=0.0) == ""
 
 
 async def test_a_database_that_is_away_is_told(tmp_path: Path) -> None:
