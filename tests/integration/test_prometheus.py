@@ -7,6 +7,7 @@ import re
 import runpy
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,10 +120,20 @@ async def _play(mesh: Mesh, sims: list[Simulator], folder: Path, running: list[P
             waiting = Call(mesh, stream=True, model="sim-model", prefix="/resource_server/hpc/vllm")
             await prometheus.scraped()
             await waiting.leave()
-            return time.time()
+            at = time.time()
+            for address in prometheus.targets.values():
+                await asyncio.to_thread(_lint, address)
+            return at
         finally:
             for one in site.launchers:
                 await asyncio.to_thread(one.clear_away)
+
+
+def _lint(address: str) -> None:
+    """Has promtool judge a page by Prometheus's rules for names and meanings."""
+    with urllib.request.urlopen(f"http://{address}/metrics") as answer:
+        ran = subprocess.run(["promtool", "check", "metrics"], input=answer.read(), capture_output=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, b"")
 
 
 async def _traffic(mesh: Mesh, sims: list[Simulator], limited: str) -> None:
