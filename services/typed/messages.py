@@ -10,9 +10,10 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 from services.core.errors import Reason, ServiceError
+from services.typed.nested import Nested
 from services.typed.raw import FieldError, members, unique_members
+from services.typed.rules import NESTED, RULES
 from services.typed.shape import Rules, Shape, Tree
-from services.typed.special import NESTED, RULES, Nested
 
 M = TypeVar("M", bound=Message)
 

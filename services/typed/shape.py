@@ -1,6 +1,6 @@
 """Messages and JSON objects: each field is a member of the field's name, and the rest stands in `extra_json`. Pure.
 
-What is otherwise is said in `special.py`. A member is read into its field only where the field, written, gives that
+What is otherwise is said in `rules.py`. A member is read into its field only where the field, written, gives that
 value again; from every other one nothing is lost, as it stays as it is, in `extra_json`.
 """
 
@@ -14,6 +14,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from msgspec import Raw
 
+from services.typed.nothing import MEANT_NOTHING
 from services.typed.raw import NULL, FieldError, elements, members, object_text, unique_members
 from services.typed.values import NOT, RAW, SCALARS, Value, at, listed, mapped
 
@@ -221,28 +222,3 @@ def _repeated(shape: Any) -> tuple[Callable[[Any, bool], Any], Callable[[Raw, bo
         return NOT if any(one is NOT for one in values) else values
 
     return write, read
-
-
-MEANT_NOTHING: Final = frozenset(
-    {
-        "annotations",
-        "audio",
-        "completion_tokens_details",
-        "created_cache_tokens",
-        "ec_transfer_params",
-        "function_call",
-        "kv_transfer_params",
-        "metrics",
-        "multi_modal",
-        "multimodal_tokens",
-        "prompt_logprobs",
-        "prompt_text",
-        "prompt_token_ids",
-        "reasoning_content",
-        "routed_experts",
-        "service_tier",
-        "system_fingerprint",
-        "token_ids",
-    }
-)
-"""Members without a field, which vLLM's answers have as null where there is nothing to tell."""

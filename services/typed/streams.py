@@ -1,8 +1,7 @@
-"""Streamed answers: events of OpenAI's JSON to typed pieces, and back. Pure."""
+"""Streamed answers: events of OpenAI's JSON to typed pieces. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
@@ -14,15 +13,16 @@ from weft.inference.v1 import chat_pb2, completions_pb2
 from services.core.errors import Reason, ServiceError
 from services.typed.events import EventReader
 from services.typed.messages import shape_of
+from services.typed.nothing import MEANT_NOTHING
 from services.typed.quick import ALWAYS, QuickReader
 from services.typed.raw import NULL, elements, members, object_text
 from services.typed.refusals import refusal_event
-from services.typed.shape import EXTRA, MEANT_NOTHING, Fields, Tree
+from services.typed.shape import EXTRA, Fields
 from services.typed.values import INT32, NOT, TEXT
 
 P = TypeVar("P", chat_pb2.StreamChatResponse, completions_pb2.StreamCompleteResponse)
 
-_DONE: Final = b"[DONE]"
+DONE: Final = b"[DONE]"
 _WORD: Final = b" \xe2\x80\x94 "
 """What parts a heartbeat's word from its sentence: see `services/router/heartbeat.py`."""
 _OF_ENDS: Final = frozenset({"finish_reason", "stop_reason"})
@@ -71,7 +71,7 @@ class StreamReader(Generic[P]):
                 break
             if event.comment:
                 self._comment(event.data)
-            elif event.data == _DONE:
+            elif event.data == DONE:
                 self._done = True
             else:
                 self._event(event.data, pieces)
@@ -192,45 +192,6 @@ def chat_stream() -> StreamReader[chat_pb2.StreamChatResponse]:
 def completion_stream() -> StreamReader[completions_pb2.StreamCompleteResponse]:
     """Reads the events of a completion."""
     return StreamReader(completions_pb2.StreamCompleteResponse, "text_completion")
-
-
-def stream_events(pieces: Iterable[P]) -> Iterator[bytes]:
-    """A typed answer's pieces as events, from which `StreamReader` makes the same answer."""
-    head: Tree = {}
-    for piece in pieces:
-        if piece.progress:
-            yield b": " + b" ".join(piece.progress.encode().split()) + b"\n\n"
-        if piece.HasField("start"):
-            constant = "chat.completion.chunk" if isinstance(piece, chat_pb2.StreamChatResponse) else "text_completion"
-            begun = shape_of(piece.start.DESCRIPTOR).write(piece.start, True)
-            yield _data({"choices": [], "object": constant, **begun})
-            head = {key: begun[key] for key in ("id", "created", "model") if key in begun}
-        for delta in piece.deltas:
-            yield _data({**head, "choices": [_choice(delta)]})
-        if piece.extra_json:
-            yield _data({"choices": [], **head, **(members(piece.extra_json.encode()) or {})})
-        if piece.HasField("end"):
-            for one in piece.end.choices:
-                end = shape_of(one.DESCRIPTOR).write(one, True)
-                yield _data({**head, "choices": [{**_empty(piece), **end}]})
-            if piece.end.HasField("usage"):
-                usage = shape_of(piece.end.usage.DESCRIPTOR).write(piece.end.usage, True)
-                yield _data({**head, "choices": [], "usage": usage})
-            yield b"data: " + _DONE + b"\n\n"
-
-
-def _choice(delta: Any) -> Tree:
-    tree = shape_of(delta.DESCRIPTOR).write(delta, True)
-    return {**_empty(delta), **tree}
-
-
-def _empty(of: Any) -> Tree:
-    """What a choice has if it says nothing."""
-    return {"delta": {}} if of.DESCRIPTOR.file.name.endswith("chat.proto") else {"text": ""}
-
-
-def _data(value: Tree) -> bytes:
-    return b"data: " + msgspec.json.encode(value) + b"\n\n"
 
 
 def _held(kind: Any, name: str) -> Descriptor:

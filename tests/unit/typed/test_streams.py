@@ -14,7 +14,8 @@ from weft.inference.v1 import chat_pb2
 from services.core.errors import GrpcCode, Reason, ServiceError
 from services.typed.events import Event, EventReader
 from services.typed.messages import answer_json
-from services.typed.streams import StreamReader, chat_stream, completion_stream, stream_events
+from services.typed.stream_events import stream_events
+from services.typed.streams import StreamReader, chat_stream, completion_stream
 from tests.testing.typed import JSON, plain
 
 DONE = b"data: [DONE]\n\n"
