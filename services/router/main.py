@@ -54,6 +54,10 @@ from services.runtime.service_metrics import show_service
 
 log = logging.getLogger(__name__)
 
+_LAST_WORDS: Final = 4.0
+"""Seconds, of what is left of the grace, in which RPCs send the rest of answers that have ended here: on a busy
+machine, one second has cut some. Who watches health or reflection makes a stop last so long.
+"""
 _LAST_USAGE: Final = 3.0
 """Seconds that auth has, at the end, to take the last usage records; what is left waits on the disk."""
 
@@ -190,6 +194,7 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
     try:
         yield RunningRouter(gateway, gateway.ready, server.address)
     finally:
+        ends = loop.time() + process.grace
         becoming_ready.cancel()
         await server.set_ready(False)
         inference.drain(process.grace)
@@ -200,7 +205,7 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
         await limiter.close()
         await inference.end()
         sessions.end()
-        await server.stop(grace=1.0)
+        await server.stop(grace=max(1.0, min(_LAST_WORDS, ends - loop.time())))
         http_watch.cancel()
         await asyncio.gather(becoming_ready, http_watch, return_exceptions=True)
         await registry.close()
