@@ -11,7 +11,7 @@ import grpc
 import pytest
 from typer.testing import CliRunner
 from weft.auth.v1 import auth_pb2
-from weft.inference.v1 import inference_pb2, inference_pb2_grpc
+from weft.inference.v1 import chat_pb2, inference_pb2, inference_pb2_grpc
 from weft.session.v1 import session_pb2
 from weft.usage.v1 import usage_pb2, usage_pb2_grpc
 
@@ -93,6 +93,9 @@ async def test_everybody_is_served_without_a_service_key(mesh: Mesh) -> None:
     assert await ask(mesh), "through the facade, by a key"
     alice = wire(mesh, "spiffe://weft/users/alice")
     assert (await infer(mesh, alice))["choices"], "by a certificate alone"
+    async with mesh.stubs("", alice) as stubs:
+        typed = chat_pb2.ChatRequest(model="sim-model", messages=[{"role": "user", "text": "Hi"}])
+        assert (await stubs.inference.Chat(typed, **stubs.call)).choices, "and so is a typed call"
     async with mesh.stubs("", alice) as stubs:
         listed = await stubs.inference.ListModels(inference_pb2.ListModelsRequest(), **stubs.call)
     assert [model.id for model in listed.models] == ["sim-model"]
