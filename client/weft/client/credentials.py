@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import subprocess
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -111,8 +113,9 @@ class GlobusLogin(Credential):
 
 
 def _weft_token() -> str:
+    weft = shutil.which("weft") or str(Path(sys.executable).with_name("weft"))  # an environment need not be active
     try:
-        done = subprocess.run(["weft", "token"], capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run([weft, "token"], capture_output=True, text=True, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise _refused(f"'weft token' did not run: {error}.") from None
     if done.returncode:
