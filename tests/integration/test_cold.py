@@ -12,10 +12,11 @@ from typing import Any
 
 import aiohttp
 import anthropic
+import grpc
 import openai
 import pytest
 from aiohttp import web
-from weft.inference.v1 import inference_pb2
+from weft.inference.v1 import chat_pb2, inference_pb2
 from weft.registry.v1 import registry_pb2, resources_pb2
 
 from tests.integration.conftest import Measured
@@ -234,6 +235,30 @@ async def test_grpc_callers_get_the_same_bytes(start_mesh: StartMesh, launcher: 
                     mesh.launch_worker(endpoint=ENDPOINT)
         assert text.startswith(f": weft queued — {QUEUED}\n\n")
         assert text.endswith("data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize(("most", "reason"), [(3, None), (1_000_000, "REQUEST_REFUSED")])
+async def test_typed_streams_tell_of_waiting(
+    start_mesh: StartMesh, launcher: FakeLauncher, most: int, reason: str | None
+) -> None:
+    async with cold_mesh(start_mesh, launcher, heartbeat_after_s=0.2) as mesh:
+        await until_known(mesh, launcher)
+        launcher.tell(ENDPOINT, "queued", QUEUED)
+        chat = chat_pb2.ChatRequest(
+            model=MODEL, messages=[{"role": "user", "text": "a"}], sampling={"max_tokens": most}
+        )
+        async with mesh.stubs() as stubs:
+            call = aiter(stubs.inference.StreamChat(chat_pb2.StreamChatRequest(chat=chat), **stubs.call))
+            first = await anext(call)
+            assert (first.progress, first.HasField("start")) == (QUEUED, False)
+            mesh.launch_worker(endpoint=ENDPOINT)
+            if reason is None:
+                pieces = [piece async for piece in call]
+                assert pieces[-1].end.usage.completion_tokens == most
+                return
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                _ = [piece async for piece in call]
+        assert reason.encode() in dict(refused.value.trailing_metadata() or ())["grpc-status-details-bin"]
 
 
 async def test_a_thousand_calls_wait_and_are_answered_by_one_worker(
