@@ -146,7 +146,8 @@ class TypedServicer(inference_pb2_grpc.InferenceServiceServicer):
                         body += part
             if refused is not None:
                 raise refusal(refused, body)
-            yield reader.end()
+            if (last := reader.end()) is not None:
+                yield last
         except ServiceError as error:
             raise call.blame(error) from None
 
@@ -171,7 +172,10 @@ def _check_events(head: Head) -> None:
 
 
 async def _tell(request: Request, head: Head, context: Context) -> None:
-    """Sends, as initial metadata, the id of the call, and what the mesh has to say beside the answer."""
+    """Tells what the mesh has to say beside the answer as initial metadata, where it says anything, for that is a write
+    of its own; and the call's id as trailing metadata, which cost nothing.
+    """
+    context.set_trailing_metadata(((_REQUEST_ID, request.header(_REQUEST_ID) or ""),))
     told = tuple([one for one in head.headers if one[0].startswith(_TOLD)])
-    named = (_REQUEST_ID, request.header(_REQUEST_ID) or "")
-    await context.send_initial_metadata(grpc.aio.Metadata(named, *told))
+    if told:
+        await context.send_initial_metadata(grpc.aio.Metadata(*told))

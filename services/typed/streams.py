@@ -40,7 +40,7 @@ class _Piece:
 class StreamReader(Generic[P]):
     """Takes the bytes of a stream of events, gives pieces of the typed answer: what came together, in one piece.
 
-    Usage and reasons are held until the stream has ended: then `end` gives the last piece.
+    Usage and reasons are held until the stream has said that it is at its end: they come with the last piece.
     """
 
     def __init__(self, kind: type[P], constant: str) -> None:
@@ -54,7 +54,7 @@ class StreamReader(Generic[P]):
         self._piece = _Piece()
         self._begun = False
         self._quick: QuickReader | None = None
-        self._done = False
+        self._done = self._ended = False
         self._told: dict[str, Raw] = {}
         """Members of the answer as such, as last told."""
         self._ends: dict[int, Fields] = {}
@@ -75,19 +75,24 @@ class StreamReader(Generic[P]):
                 self._done = True
             else:
                 self._event(event.data, pieces)
+        if self._done and not self._ended:
+            self._piece.fields["end"] = self._end()
         self._flush(pieces)
         return pieces
 
-    def end(self) -> P:
-        """The last piece. Raises UPSTREAM_BROKEN if the answer was cut."""
+    def end(self) -> P | None:
+        """The last piece, unless it has come already. Raises UPSTREAM_BROKEN if the answer was cut."""
+        return None if self._ended else self._kind(end=self._end())
+
+    def _end(self) -> Any:
         if self._open or not (self._ends or (self._done and self._begun)):
             message = "The answer was cut: its stream ended before every choice had a reason to end."
             raise ServiceError(Reason.UPSTREAM_BROKEN, message)
-        end: Any = {"choices": [self._ends[index] for index in sorted(self._ends)]}
+        self._ended = True
+        end: Fields = {"choices": [self._ends[index] for index in sorted(self._ends)]}
         if self._used is not None:
             end["usage"] = self._used
-        last: P = self._kind(end=end)
-        return last
+        return end
 
     def _comment(self, text: bytes) -> None:
         if not self._begun:

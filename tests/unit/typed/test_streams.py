@@ -40,7 +40,9 @@ def finished(index: int = 0, reason: str = "stop", **members: Any) -> bytes:
 
 
 def all_of(reader: StreamReader[Any], chunks: Sequence[bytes]) -> list[Any]:
-    return [*(piece for chunk in chunks for piece in reader.feed(chunk)), reader.end()]
+    pieces = [piece for chunk in chunks for piece in reader.feed(chunk)]
+    last = reader.end()
+    return pieces if last is None else [*pieces, last]
 
 
 def whole(pieces: Sequence[Any]) -> dict[str, Any]:
@@ -65,8 +67,9 @@ def test_pieces_of_a_chat() -> None:
     assert [delta.content for delta in second.deltas] == ["", "a", "b"]
     assert second.deltas[0].role == "assistant"
     assert reader.feed(finished(stop_reason=13)) == []
-    assert reader.feed(usage + DONE) == []
-    end = reader.end().end
+    (last,) = reader.feed(usage + DONE)
+    assert reader.end() is None
+    end = last.end
     assert [(one.index, one.finish_reason, one.stop_reason_json) for one in end.choices] == [(0, "stop", "13")]
     assert (end.usage.prompt_tokens, end.usage.completion_tokens, end.usage.total_tokens) == (1, 2, 3)
 

@@ -764,7 +764,7 @@ class StreamChatRequest(message.Message):
 @typing.final
 class StreamChatResponse(message.Message):
     """A piece of an answer: what came at one time. First those that tell of waiting, if any; then the one with `start`;
-    last the one with `end`. A stream without `end` was cut, and its status is an error.
+    last the one with `end`. Each may hold deltas too. A stream without `end` was cut, and its status is an error.
     """
 
     DESCRIPTOR: descriptor.Descriptor
