@@ -110,14 +110,14 @@ class App:
                     status = await self._call(route, scope, headers, receive, send, request_id, traced)
         except ServiceError as error:
             if traced is not None:
-                traced.error = error
+                traced.error = error.reason
             status = await send_error(send, error, operation, request_id)
         except Exception:
             internal = ServiceError(Reason.INTERNAL)
             ids = log_fields(None if traced is None else traced.context)
             log.exception("an unexpected error ended a request", extra={"request_id": request_id.decode(), **ids})
             if traced is not None:
-                traced.error = internal
+                traced.error = internal.reason
             # Where the answer has begun, uvicorn refuses this and cuts the connection.
             status = await send_error(send, internal, operation, request_id)
         if self._responses is not None:

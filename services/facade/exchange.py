@@ -93,7 +93,7 @@ class Answer:
             self._chunks.clear()
             ended, error = self._ended, self._error
             if error is not None and self._trace is not None:
-                self._trace.error = error
+                self._trace.error = error.reason
             if error is not None and (self._boundary is None or self._boundary.torn):
                 self._connection.abort()
                 return

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from services.core import weft_attributes
-from services.core.errors import ServiceError
+from services.core.errors import CATALOGUE, Reason
 from services.core.inference import Headers
 from services.core.tracing import AttributeValue, Event, Kind, Span, TraceContext, Tracer, parent_of
 from services.facade.routes import POSTED
@@ -20,8 +20,9 @@ _OTHER: Final = "other"
 
 
 class RequestTrace(msgspec.Struct, gc=False):
-    """The notes. Times are in nanoseconds since 1970, 0 for what has not happened. `error` is the one that the client
-    was told, or would have been.
+    """The notes. Times are in nanoseconds since 1970, 0 for what has not happened. `error` is the reason that the
+    client was told, or would have been. No exception: its traceback would hold the request, and these notes with it,
+    for ever.
     """
 
     tracer: Tracer
@@ -30,7 +31,7 @@ class RequestTrace(msgspec.Struct, gc=False):
     started: int
     first_byte: int = 0
     left: int = 0
-    error: ServiceError | None = None
+    error: Reason | None = None
 
     def begin_answer(self) -> None:
         """The answer goes out."""
@@ -43,7 +44,7 @@ class RequestTrace(msgspec.Struct, gc=False):
     def finish(self, operation: str, status: int, request_id: bytes) -> None:
         """The request has been answered, or its client has left: makes and hands on the span, if it is kept."""
         error = self.error
-        failed = status >= 500 or (error is not None and error.kind.http >= 500)
+        failed = status >= 500 or (error is not None and CATALOGUE[error].http >= 500)
         if self.tracer.keeps(self.context, failed=failed, refused=error is not None):
             self.tracer.record(self._span(operation, status, request_id, failed=failed))
 
@@ -56,7 +57,7 @@ class RequestTrace(msgspec.Struct, gc=False):
             weft_attributes.HTTP_STATUS: status,
             weft_attributes.REQUEST_ID: request_id.decode(),
         }
-        wrong = "" if self.error is None else self.error.reason.name.lower()
+        wrong = "" if self.error is None else self.error.name.lower()
         if not wrong and status >= 500:
             wrong = str(status)
         if wrong:

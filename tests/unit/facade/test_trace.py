@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -236,3 +238,14 @@ async def test_an_unexpected_error_in_the_log_leads_to_its_trace(caplog: pytest.
     (span,) = spans.all
     assert (said.__dict__["trace_id"], said.__dict__["span_id"]) == (span.context.trace_id, span.context.span_id)
     assert span.error == "internal"
+
+
+async def test_notes_are_not_held_by_what_went_wrong() -> None:
+    """Exceptions hold the frames that they went through, the request's body in them."""
+    spans = Spans()
+    asked = Asked(spans.tracer(), keyed=False)
+    client = weakref.ref(asked.client)
+    await asked.over()
+    del asked
+    gc.collect()
+    assert client() is None
