@@ -49,6 +49,8 @@ def serving_metrics(host: str, port: int | None) -> Iterator[ServedMetrics]:
         return
     page = Page()
     shown = _Shown(page)
+    # A series beside each counter, of when it began: Prometheus reads none of them.
+    prometheus_client.disable_created_metrics()
     try:
         server, thread = prometheus_client.start_http_server(port, host)
     except OSError as error:
