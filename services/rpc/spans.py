@@ -9,7 +9,8 @@ from weft.session.v1 import span_pb2
 
 from services.core.tracing import Attributes, AttributeValue, Event, Kind, Span, TraceContext
 
-_LONGEST_TEXT: Final = 1024
+LARGEST: Final = 16 * 1024
+"""Bytes of a span: thousands may wait in memory."""
 _LONGEST_STATE: Final = 512
 _MOST_ATTRIBUTES: Final = 64
 _MOST_EVENTS: Final = 32
@@ -38,11 +39,15 @@ def add_span(spans: span_pb2.Spans, span: Span) -> None:
 
 
 def read_span(proto: span_pb2.Span, *, service: str, resource: Attributes) -> Span:
-    """A span that a worker sent, of which the router says whose it is; shortened to what one may hold, as workers are
-    others' machines, and spans wait in memory. Raises ValueError if its ids are none.
+    """A span that a worker sent, of which the router says whose it is. Workers are others' machines: raises ValueError
+    for ids that are none, and for a span that is too large; leaves out what is too many.
     """
     if len(proto.trace_id) != 16 or len(proto.span_id) != 8 or len(proto.parent_span_id) not in (0, 8):
         raise ValueError("a span with ids of another length")
+    if not any(proto.trace_id) or not any(proto.span_id):
+        raise ValueError("a span without ids")
+    if proto.ByteSize() > LARGEST:
+        raise ValueError("a span that is too large")
     return Span(
         # Whoever sent it has kept it, sampled or not.
         context=TraceContext(
@@ -51,18 +56,18 @@ def read_span(proto: span_pb2.Span, *, service: str, resource: Attributes) -> Sp
             True,
             proto.trace_state if len(proto.trace_state) <= _LONGEST_STATE else "",
         ),
-        parent_id=proto.parent_span_id.hex(),
-        name=_short(proto.name),
+        parent_id=proto.parent_span_id.hex() if any(proto.parent_span_id) else "",
+        name=proto.name,
         service=service,
         kind=_KINDS.get(proto.kind, Kind.INTERNAL),
         start_ns=proto.start_time_unix_nano,
         end_ns=max(proto.start_time_unix_nano, proto.end_time_unix_nano),
         attributes=_from_protos(proto.attributes),
         events=tuple(
-            Event(_short(event.name), event.time_unix_nano, _from_protos(event.attributes))
+            Event(event.name, event.time_unix_nano, _from_protos(event.attributes))
             for event in proto.events[:_MOST_EVENTS]
         ),
-        error=_short(proto.error),
+        error=proto.error,
         resource=resource,
     )
 
@@ -84,7 +89,7 @@ def _to_proto(name: str, value: AttributeValue) -> span_pb2.Attribute:
 
 
 def _from_protos(attributes: Sequence[span_pb2.Attribute]) -> dict[str, AttributeValue]:
-    return {_short(attribute.name): _from_proto(attribute) for attribute in attributes[:_MOST_ATTRIBUTES]}
+    return {attribute.name: _from_proto(attribute) for attribute in attributes[:_MOST_ATTRIBUTES]}
 
 
 def _from_proto(attribute: span_pb2.Attribute) -> AttributeValue:
@@ -96,10 +101,6 @@ def _from_proto(attribute: span_pb2.Attribute) -> AttributeValue:
         case "truth":
             return attribute.truth
         case "texts":
-            return tuple(map(_short, attribute.texts.values[:_MOST_ATTRIBUTES]))
+            return tuple(attribute.texts.values)
         case _:
-            return _short(attribute.text)
-
-
-def _short(text: str) -> str:
-    return text[:_LONGEST_TEXT]
+            return attribute.text

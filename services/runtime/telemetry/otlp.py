@@ -19,14 +19,17 @@ MOST: Final = 128
 """Attributes of a span, and events, as many as the SDK's own limit; the others are left out."""
 LONGEST: Final = 4096
 """Characters of a text."""
+LARGEST: Final = 16 * 1024
+"""Bytes of a span: thousands may wait in memory. vLLM's have 700."""
 
 _KINDS: Final[Mapping[int, Kind]] = {kind.value: kind for kind in Kind}
 
 
 def spans_of(payload: bytes, service: str, resource: Attributes) -> Iterator[Span]:
     """The spans of an `ExportTraceServiceRequest`, as those of that service and resource: what the sender says of
-    itself is not believed. Made one by one, so that whoever has enough of them need not make the others. Spans without
-    ids are left out, and what is too much of the others. Raises ValueError for what is no such message.
+    itself is not believed. Made one by one, so that whoever has enough of them need not make the others; what is too
+    much of one is left out. Raises ValueError for what is no such message, and at a span without ids, or too large:
+    whoever passed over a million of them would do nothing else meanwhile.
     """
     try:
         request = ExportTraceServiceRequest.FromString(payload)
@@ -34,19 +37,22 @@ def spans_of(payload: bytes, service: str, resource: Attributes) -> Iterator[Spa
         raise ValueError("not an ExportTraceServiceRequest of OTLP") from error
     return (
         _span(span, service, resource)
-        for of_resource in request.resource_spans
-        for scope in of_resource.scope_spans
+        for of_resource in islice(request.resource_spans, MOST)
+        for scope in islice(of_resource.scope_spans, MOST)
         for span in scope.spans
-        if len(span.trace_id) == 16 and len(span.span_id) == 8 and any(span.trace_id) and any(span.span_id)
     )
 
 
 def _span(span: PbSpan, service: str, resource: Attributes) -> Span:
+    if len(span.trace_id) != 16 or len(span.span_id) != 8 or not any(span.trace_id) or not any(span.span_id):
+        raise ValueError("a span without ids")
+    if span.ByteSize() > LARGEST:
+        raise ValueError("a span that is too large")
     attributes = _attributes(span.attributes)
     state = span.trace_state if len(span.trace_state) <= 512 else ""
     return Span(
         context=TraceContext(span.trace_id.hex(), span.span_id.hex(), True, state),
-        parent_id=span.parent_span_id.hex() if len(span.parent_span_id) == 8 else "",
+        parent_id=span.parent_span_id.hex() if len(span.parent_span_id) == 8 and any(span.parent_span_id) else "",
         name=span.name[:LONGEST],
         service=service,
         kind=_KINDS.get(span.kind, Kind.INTERNAL),
@@ -81,6 +87,13 @@ def _known(pairs: Iterable[KeyValue]) -> Iterator[tuple[str, AttributeValue]]:
 
 def _value(value: AnyValue) -> AttributeValue | None:
     """None for what has no place in a `Span`: bytes, and trees."""
+    if value.WhichOneof("value") == "array_value":
+        scalars = map(_scalar, islice(value.array_value.values, MOST))
+        return tuple(str(one) for one in scalars if one is not None)
+    return _scalar(value)
+
+
+def _scalar(value: AnyValue) -> str | bool | int | float | None:
     match value.WhichOneof("value"):
         case "string_value":
             return value.string_value[:LONGEST]
@@ -90,7 +103,5 @@ def _value(value: AnyValue) -> AttributeValue | None:
             return value.int_value
         case "double_value":
             return value.double_value
-        case "array_value":
-            return tuple(str(_value(one)) for one in islice(value.array_value.values, MOST))
         case _:
             return None

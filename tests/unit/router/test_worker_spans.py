@@ -67,23 +67,30 @@ def test_whose_spans_they_are_is_the_routers_to_say():
 
 def test_more_than_so_many_a_second_are_dropped():
     world, most = World(), int(SPANS_PER_SECOND)
-    world.spans.take(span_pb2.Spans(spans=[own()] * (most - 1), otlp=[exported("1", "2", "3")]))
-    assert (len(world.names), world.names[-1], world.spans.dropped) == (most, "1", 1)
+    world.spans.take(span_pb2.Spans(spans=[own()] * (most - 2), otlp=[exported("1", "2", "3")]))
+    assert (len(world.names), world.names[-1], world.spans.dropped) == (most - 1, "1", 1), "the export counts, too"
     world.clock.now += 2 / SPANS_PER_SECOND
     world.spans.take(span_pb2.Spans(spans=[own("later")] * 3))
-    assert (world.names[-2:], len(world.names), world.spans.dropped) == (["later"] * 2, most + 2, 2)
+    assert (world.names[-2:], len(world.names), world.spans.dropped) == (["later"] * 2, most + 1, 2)
+
+
+def test_so_many_exports_a_second_are_read_even_if_there_is_nothing_in_them():
+    world = World()
+    world.spans.take(span_pb2.Spans(otlp=[b""] * int(SPANS_PER_SECOND)))
+    assert world.spans.dropped == 0
+    world.spans.take(span_pb2.Spans(otlp=[b""]))
+    assert world.spans.dropped == 1
 
 
 def test_more_than_so_many_bytes_a_second_are_dropped():
     world = World()
-    half = span_pb2.Spans(spans=[own("x" * int(BYTES_PER_SECOND / 2))])
+    half = span_pb2.Spans(spans=[own("x" * 8192)] * int(BYTES_PER_SECOND / 2 / 8192))
     world.spans.take(half)
     world.spans.take(half)  # by its ids a little more than what is left
-    assert (len(world.names), world.spans.dropped) == (1, 1)
+    assert (len(world.names), world.spans.dropped) == (len(half.spans), 1)
     world.clock.now += 1
     world.spans.take(half)
-    assert (len(world.names), world.spans.dropped) == (2, 1)
-    assert {len(name) for name in world.names} == {1024}
+    assert (len(world.names), world.spans.dropped) == (2 * len(half.spans), 1)
 
 
 def test_what_cannot_be_read_is_dropped_with_what_follows_it():

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as PbSpan
 
 from services.core.tracing import Event, Kind, TraceContext
-from services.runtime.telemetry.otlp import LONGEST, MOST, spans_of
+from services.runtime.telemetry.otlp import LARGEST, LONGEST, MOST, spans_of
 from services.runtime.telemetry.readable import readable
 from tests.testing.exports import span
 
@@ -56,24 +56,42 @@ def test_what_a_sender_says_of_itself_is_not_believed() -> None:
     assert (one.service, one.resource) == ("vllm", RESOURCE)
 
 
-def test_spans_without_ids_are_left_out() -> None:
-    good = {"trace_id": b"t" * 16, "span_id": b"s" * 8}
-    payload = request(
-        PbSpan(name="good", **good),  # type: ignore[arg-type]
-        PbSpan(name="none"),
-        PbSpan(name="short", trace_id=b"t", span_id=b"s" * 8),
-        PbSpan(name="zero", trace_id=bytes(16), span_id=b"s" * 8),
-    )
-    assert [one.name for one in spans_of(payload, "vllm", {})] == ["good"]
+GOOD = {"trace_id": b"t" * 16, "span_id": b"s" * 8}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        PbSpan(),
+        PbSpan(trace_id=b"t", span_id=b"s" * 8),
+        PbSpan(trace_id=bytes(16), span_id=b"s" * 8),
+        PbSpan(**GOOD, name="x" * LARGEST),
+    ],
+    ids=["without ids", "short", "zero", "large"],
+)
+def test_at_a_span_that_is_none_reading_ends(other: PbSpan) -> None:
+    found = spans_of(request(PbSpan(name="good", **GOOD), other), "vllm", {})
+    assert next(found).name == "good"
+    with pytest.raises(ValueError, match="a span"):
+        next(found)
 
 
 def test_what_is_too_much_is_cut() -> None:
-    attributes = [KeyValue(key=str(number), value=AnyValue(string_value="x" * 9999)) for number in range(1000)]
-    events = [PbSpan.Event(name="e")] * 1000
-    payload = request(PbSpan(trace_id=b"t" * 16, span_id=b"s" * 8, attributes=attributes, events=events))
+    attributes = [KeyValue(key=str(number), value=AnyValue(string_value="x")) for number in range(200)]
+    attributes[0].value.string_value = "x" * (LONGEST + 1)
+    payload = request(PbSpan(**GOOD, attributes=attributes, events=[PbSpan.Event(name="e")] * 200))
     (one,) = spans_of(payload, "vllm", {})
     assert (len(one.attributes), len(one.events)) == (MOST, MOST)
-    assert all(len(str(value)) == LONGEST for value in one.attributes.values())
+    assert len(str(one.attributes["0"])) == LONGEST
+
+
+def test_of_a_list_only_what_has_a_place_is_told() -> None:
+    inner = ArrayValue(values=[AnyValue(string_value="x" * LONGEST)] * 2)
+    mixed = ArrayValue(values=[AnyValue(string_value="a"), AnyValue(array_value=inner), AnyValue(int_value=1)])
+    several = KeyValue(key="several", value=AnyValue(array_value=mixed))
+    (one,) = spans_of(request(PbSpan(**GOOD, parent_span_id=bytes(8), attributes=[several])), "vllm", {})
+    assert one.attributes == {"several": ("a", "1")}
+    assert one.parent_id == "", "none, by OTLP"
 
 
 def test_a_span_never_ends_before_it_began() -> None:
