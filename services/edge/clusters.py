@@ -125,7 +125,8 @@ def _credential(edge: Edge) -> Plain:
 _CODEC: Final = extension("filters.http.upstream_codec", "extensions.filters.http.upstream_codec.v3.UpstreamCodec")
 
 _CHECK: Final = {
-    "timeout": "2s",
+    # A busy machine may starve a part for seconds. A part that is away refuses connections, and is found as soon.
+    "timeout": "5s",
     "interval": "1s",
     # A part that has just come, or has nobody to serve yet, is found as soon.
     "no_traffic_interval": "1s",

@@ -8,6 +8,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from services.rpc.balancers import Balancers, Health
 from services.rpc.boundary import Boundary
 from services.rpc.channel import SERVER_OPTIONS
 from services.rpc.meter import RpcMeter
@@ -41,7 +42,8 @@ class GrpcServer:
         meter: RpcMeter | None = None,
     ) -> None:
         self._services = ("", *services)
-        self._health = health.aio.HealthServicer()
+        self._balancers = Balancers()
+        self._health = Health(self._balancers)
         self._server = grpc.aio.server(
             interceptors=(boundary,) if meter is None else (meter, boundary), options=SERVER_OPTIONS
         )
@@ -68,6 +70,13 @@ class GrpcServer:
         status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
         for service in self._services:
             await self._health.set(service, status)
+
+    async def leave(self, within: float) -> None:
+        """Tells that no more work is to be sent here, and goes on serving until the balancers in front know: for
+        `within` seconds at most, and not at all where none asks for health.
+        """
+        await self._health.enter_graceful_shutdown()
+        await self._balancers.know(within)
 
     async def stop(self, grace: float) -> None:
         """Refuses new RPCs, lets open ones finish for `grace` seconds, then ends them."""
