@@ -26,21 +26,22 @@ class EventReader:
     def __init__(self) -> None:
         self._held = bytearray()
         self._looked = 0
+        self._returned = False
+        """Whether the last byte was a carriage return: a line feed that follows belongs to the same line's end."""
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
         """The events that these bytes complete. Raises UPSTREAM_BROKEN for one that never ends."""
-        if not self._held and chunk.endswith(b"\n\n") and b"\r" not in chunk:  # as vLLM writes them
+        if self._returned and chunk:
+            chunk = chunk.removeprefix(b"\n")
+            self._returned = False
+        if b"\r" in chunk:
+            self._returned = chunk.endswith(b"\r")
+            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        held = self._held
+        if not held and chunk.endswith(b"\n\n"):  # as vLLM writes them
             yield from _events(chunk[:-2])
             return
-        held = self._held
-        returns = b"\r" in chunk or held.endswith(b"\r")
         held += chunk
-        if returns:
-            # A carriage return at the end may be half of a line's end: it waits for what follows.
-            waits = held.endswith(b"\r")
-            lines = bytes(held[:-1] if waits else held).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-            self._held = held = bytearray(lines + b"\r" if waits else lines)
-            self._looked = 0
         end = held.rfind(b"\n\n", max(0, self._looked - 1))
         if end >= 0:
             whole = bytes(held[:end])

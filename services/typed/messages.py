@@ -57,8 +57,11 @@ def answer_json(answer: Message) -> bytes:
 
 def answer_of(kind: type[M], body: bytes) -> M:
     """An answer from OpenAI's JSON. Raises UPSTREAM_BROKEN if it is no JSON object."""
-    found = members(body)
-    if found is None:
-        raise ServiceError(Reason.UPSTREAM_BROKEN, "The model server's answer is not a JSON object.")
-    fields: Any = shape_of(kind.DESCRIPTOR).read(found, True)
+    try:
+        found = members(body)
+        if found is None:
+            raise ServiceError(Reason.UPSTREAM_BROKEN, "The model server's answer is not a JSON object.")
+        fields: Any = shape_of(kind.DESCRIPTOR).read(found, True)
+    except UnicodeDecodeError:
+        raise ServiceError(Reason.UPSTREAM_BROKEN, "The model server's answer is not UTF-8.") from None
     return kind(**fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
@@ -61,11 +62,24 @@ class StreamReader(Generic[P]):
         self._open: set[int] = set()
         self._used: Fields | None = None
 
-    def feed(self, chunk: bytes) -> list[P]:
-        """The pieces that these bytes complete. Raises what an event tells that is an error, and UPSTREAM_BROKEN for
-        one that is none at all.
+    def feed(self, chunk: bytes) -> Iterator[P]:
+        """The pieces that these bytes complete; then raises what an event tells that is an error, and UPSTREAM_BROKEN
+        for one that is none at all.
         """
         pieces: list[P] = []
+        broken: ServiceError | None = None
+        try:
+            self._read(chunk, pieces)
+        except ServiceError as error:
+            broken = error
+        except UnicodeDecodeError:
+            broken = ServiceError(Reason.UPSTREAM_BROKEN, "The model server sent an event that is not UTF-8.")
+        self._flush(pieces)
+        yield from pieces
+        if broken is not None:
+            raise broken
+
+    def _read(self, chunk: bytes, pieces: list[P]) -> None:
         for event in self._events.feed(chunk):
             if self._done:
                 break
@@ -77,8 +91,6 @@ class StreamReader(Generic[P]):
                 self._event(event.data, pieces)
         if self._done and not self._ended:
             self._piece.fields["end"] = self._end()
-        self._flush(pieces)
-        return pieces
 
     def end(self) -> P | None:
         """The last piece, unless it has come already. Raises UPSTREAM_BROKEN if the answer was cut."""
@@ -105,6 +117,7 @@ class StreamReader(Generic[P]):
             for delta in deltas:
                 self._delta_of(delta)
             return
+        data.decode()  # what msgspec leaves as it stands, it does not check
         found = members(data)
         if found is None:
             raise ServiceError(Reason.UPSTREAM_BROKEN, "The model server sent an event that is not a JSON object.")

@@ -194,7 +194,7 @@ async def test_an_error_of_the_mesh_names_the_typed_field(world: World) -> None:
     assert details(error())["BadRequest"].field_violations[0].field == "sampling.max_tokens"
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[]"])
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"new":"\xff"}', b'{"id":"\xff"}', b"[" * 100_000])
 async def test_what_is_no_answer(world: World, body: bytes) -> None:
     async with refused(world, world.stub.Chat(CHAT, timeout=SOON)) as (served, error):
         answer(served, body)

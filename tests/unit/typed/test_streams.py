@@ -66,7 +66,7 @@ def test_pieces_of_a_chat() -> None:
     assert (second.start.id, second.start.created, second.start.extra_json) == ("c-1", 7, '{"system_fingerprint":"x"}')
     assert [delta.content for delta in second.deltas] == ["", "a", "b"]
     assert second.deltas[0].role == "assistant"
-    assert reader.feed(finished(stop_reason=13)) == []
+    assert list(reader.feed(finished(stop_reason=13))) == []
     (last,) = reader.feed(usage + DONE)
     assert reader.end() is None
     end = last.end
@@ -108,12 +108,13 @@ def test_an_answer_that_was_cut_never_looks_whole(chunks: list[bytes]) -> None:
 
 def test_an_error_in_mid_stream() -> None:
     reader = chat_stream()
-    reader.feed(said("a"))
+    list(reader.feed(said("a")))
+    died = b'data: {"error": {"message": "The engine died", "type": "InternalServerError", "code": 500}}\n\n'
     with pytest.raises(ServiceError) as caught:
-        reader.feed(b'data: {"error": {"message": "The engine died", "type": "InternalServerError", "code": 500}}\n\n')
+        list(reader.feed(died))
     assert (caught.value.reason, caught.value.message) == (Reason.UPSTREAM_BROKEN, "The engine died")
     with pytest.raises(ServiceError) as caught:
-        chat_stream().feed(b'data: {"error": {"message": "No", "type": "x", "code": 400, "param": "n"}}\n\n')
+        list(chat_stream().feed(b'data: {"error": {"message": "No", "type": "x", "code": 400, "param": "n"}}\n\n'))
     assert (caught.value.reason, caught.value.grpc) == (Reason.REQUEST_REFUSED, GrpcCode.INVALID_ARGUMENT)
     assert caught.value.param == "n"
 
@@ -121,8 +122,25 @@ def test_an_error_in_mid_stream() -> None:
 def test_what_is_no_event_of_the_api() -> None:
     for data in (b"data: [1]\n\n", b"data: {\n\n", b"data: oops\n\n"):
         with pytest.raises(ServiceError) as caught:
-            chat_stream().feed(data)
+            list(chat_stream().feed(data))
         assert caught.value.reason is Reason.UPSTREAM_BROKEN
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b'data: {"error": {"message": "died"}}\n\n',
+        b"data: oops\n\n",
+        b'data: {"id":"c-1","new":"\xff","choices":[]}\n\n',
+        b'data: {"id":"c-1","choices":[{"index":0,"delta":{"content":"\xff"}}]}\n\n',
+    ],
+)
+def test_what_comes_together_with_what_is_broken_is_not_lost(broken: bytes) -> None:
+    pieces = chat_stream().feed(said("a") + broken + said("never"))
+    assert [delta.content for delta in next(pieces).deltas] == ["a"]
+    with pytest.raises(ServiceError) as caught:
+        next(pieces)
+    assert caught.value.reason is Reason.UPSTREAM_BROKEN
 
 
 def test_a_completion_in_pieces() -> None:
@@ -207,6 +225,20 @@ def test_events_are_read_as_the_standard_says(lines: list[bytes]) -> None:
     together = list(EventReader().feed(text))
     reader = EventReader()
     assert [one for byte in text for one in reader.feed(bytes([byte]))] == together
+
+
+def test_a_line_that_ends_by_a_carriage_return_alone_ends_at_once() -> None:
+    reader = EventReader()
+    assert list(reader.feed(b"data: a\r\r")) == [Event(b"a")]
+    assert list(reader.feed(b"\ndata: b\r\n\r\n")) == [Event(b"b")]
+
+
+def test_carriage_returns_in_an_event_that_does_not_end_are_read_once() -> None:
+    reader = EventReader()
+    for _ in range(2000):  # 32 MB, of which each byte would be copied a thousand times
+        assert list(reader.feed(b"data: " + bytes(16_000) + b"\r")) == []
+    (event,) = reader.feed(b"\r")
+    assert len(event.data) == 2000 * 16_001 - 1
 
 
 def test_events_of_several_lines() -> None:
