@@ -83,8 +83,13 @@ def _cluster(edge: Edge, name: str, hosts: Sequence[str], socket: Plain | None) 
             "cluster_name": name,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(host)}} for host in hosts]}],
         },
-        # Where all are ill, any is tried: below one in a hundred that are well, health does not count.
-        "common_lb_config": {"healthy_panic_threshold": {"value": 1.0}},
+        "common_lb_config": {
+            # Where all are ill, any is tried: below one in a hundred that are well, health does not count.
+            "healthy_panic_threshold": {"value": 1.0},
+            # By default, what is found within a second of another finding counts a second later: a router that has
+            # long gone would be sent calls, and one that has come back none.
+            "update_merge_window": "0s",
+        },
         "circuit_breakers": {
             "thresholds": [
                 {
