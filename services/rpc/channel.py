@@ -11,6 +11,8 @@ from services.core import tracing
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 """The same on both sides: gRPC's own default lets a server receive only 4 MiB, and refuses in mid-call."""
 
+PINGS_MS: Final = "grpc.http2.min_ping_interval_without_data_ms"
+
 _COMMON: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -32,6 +34,10 @@ SERVER_OPTIONS: Final = (
     *_COMMON,
     # By default two servers can share a port unnoticed, and half the calls reach the wrong one.
     ("grpc.so_reuseport", 0),
+    # A proxy in front asks every 30 s whether the other side is there, also in silence. By default the fourth ping
+    # within five minutes ends the connection ("Too many pings"), and with it all that waits for a first byte there.
+    (PINGS_MS, 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
 )
 
 

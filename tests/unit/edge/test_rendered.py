@@ -16,6 +16,7 @@ from services.edge.local_replies import local_replies
 from services.edge.writing import as_yaml, texts
 from services.facade.config import FacadeConfig
 from services.router.config import RouterConfig
+from services.rpc.channel import PINGS_MS, SERVER_OPTIONS
 from services.runtime.telemetry.config import TracingConfig
 from services.runtime.tls import TlsConfig
 from tests.unit.edge.shapes import OWN, SHAPES, edge
@@ -163,6 +164,20 @@ def test_parts_are_known_by_their_ids_and_a_key_is_shown_only_without() -> None:
     assert "credential_injector" not in str(mutual)
     assert "credential_injector" in str(plain["auth"])
     assert "credential_injector" not in str(plain["facade"])
+
+
+def test_routers_bear_being_asked_in_silence_whether_they_are_there() -> None:
+    """A gRPC server ends a connection with more pings than it allows, and every call on it."""
+    allowed = dict(SERVER_OPTIONS)[PINGS_MS]
+    for cluster in clusters(bootstrap(SHAPES["mutual"])).values():
+        for keep_alive in found(cluster, "connection_keepalive"):
+            assert float(keep_alive["interval"].rstrip("s")) * 1000 > 2 * int(allowed)
+
+
+@every
+def test_what_health_checks_find_counts_at_once(shape: str) -> None:
+    for cluster in clusters(bootstrap(SHAPES[shape])).values():
+        assert cluster["common_lb_config"]["update_merge_window"] == "0s"
 
 
 def test_health_is_asked_of_what_serves_calls() -> None:
