@@ -50,12 +50,16 @@ class LocalMesh:
         self._certs = config.home / (self._tls.directory or DIRECTORY)
         self.ca: Path | None = None
         """The authority of the HTTPS address, where it is one of ours."""
-        self.grpc = ""
-        """Where callers with certificates reach the mesh by gRPC, through an Envoy."""
+        self.grpc = self._router
+        """Where the mesh is reached by gRPC."""
+        self.mutual = bool(self._tls.directory)
+        """Whether callers need a certificate there."""
+        self.traced = bool(places["tracing"]["local"])
+        """Whether `weft trace` has something to show."""
         if shape.envoy:
             find_envoy()  # before anything is started
             self._envoy = placed(config, places["envoy"])
-            if self._tls.directory:
+            if self.mutual:
                 self.grpc = self._envoy.grpc_address
             self.url, self.ca = url_of(self._envoy.https_address), made_ca(config, self._certs)
         self._front = Supervisor(grace=GRACE, tell=tell)

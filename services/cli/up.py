@@ -98,12 +98,13 @@ async def _up(mesh: LocalMesh, console: Console) -> int:
 async def _live(mesh: LocalMesh, console: Console) -> None:
     with console.status("Starting"):
         models = await mesh.start()
-    console.print(welcome(mesh.url, mesh.key, models, mesh.ca, mesh.grpc), soft_wrap=True, markup=False)
+    console.print(welcome(mesh, models), soft_wrap=True, markup=False)
     await mesh.run()
 
 
-def welcome(url: str, key: str, models: list[str], ca: Path | None = None, rpc: str = "") -> str:
+def welcome(mesh: LocalMesh, models: list[str]) -> str:
     """How to use the mesh, with lines that work when pasted into a shell."""
+    url, key, ca = mesh.url, mesh.key, mesh.ca
     model = models[0] if models else "MODEL"
     body = f'{{"model": "{model}", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'
     curl = (
@@ -116,17 +117,19 @@ def welcome(url: str, key: str, models: list[str], ca: Path | None = None, rpc: 
         f'print(client.chat.completions.create(model="{model}", messages=[{{"role": "user", "content": "Hello"}}])'
         ".choices[0].message.content)"
     )
-    front = "" if ca is None else f"  Authority {ca}: clients must trust it\n"
-    front += f"  gRPC      {rpc}, for callers with certificates: weft certs issue\n" if rpc else ""
+    authority = "" if ca is None else f"  Authority {ca}: clients must trust it\n"
+    callers = ", for callers with certificates: weft certs issue" if mesh.mutual else ""
+    traces = "weft trace, in another terminal, shows where the time of each call went.\n" if mesh.traced else ""
     return (
         f"\nThe mesh is up.\n\n"
         f"  Base URL  {url}/v1\n"
         f"  Key       {key}\n"
         f"  Models    {', '.join(models) or 'none yet'}\n"
-        f"{front}\n"
+        f"{authority}"
+        f"  gRPC      {mesh.grpc}{callers}\n\n"
         f"{curl}\n\n"
         f"{'' if ca is None else f'SSL_CERT_FILE={shlex.quote(str(ca))} '}{_python()} -c {shlex.quote(program)}\n\n"
-        "weft trace, in another terminal, shows where the time of each call went.\n"
+        f"{traces}"
         "Ctrl-C stops everything.\n"
     )
 

@@ -105,6 +105,7 @@ async def test_up_prints_lines_that_work_and_ctrl_c_leaves_nothing(run: Run, tmp
     assert (tmp_path / "home" / "dev.key").read_text().strip() in up.line("  Key")
     assert "data: [DONE]" in await shell(up.line("curl").replace("curl", "curl --silent --fail", 1))
     assert len((await shell(next(line for line in up.lines if "from openai import" in line))).split()) > 10
+    assert ("for callers with certificates" in up.line("  gRPC")) == ("--mtls" in flags)
 
     pids = descendants(up.process.pid)
     assert len(pids) == (4 if "--one-process" in flags else 6)

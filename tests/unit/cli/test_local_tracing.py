@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from services.cli.local_mesh import LocalMesh
 from services.cli.local_shape import Shape, place
 from services.cli.parts import to_environ
 from services.cli.settings import load
+from services.cli.up import welcome
 from services.runtime.config import ConfigError
 from services.runtime.telemetry.config import TracingConfig
 
@@ -23,6 +25,14 @@ def test_weft_up(tmp_path: Path, given: dict[str, Any], local: bool, ratio: floa
     placed = to_environ({"tracing": place(load(environ), Shape(apart=True))["tracing"]})
     section = load({**environ, **placed}).section("tracing", TracingConfig)
     assert (section.on, section.local, section.sampling().ratio) == (local, local, ratio)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_weft_up_tells_of_weft_trace_where_that_has_something_to_show(tmp_path: Path, kept: bool) -> None:
+    environ = {"WEFT_HOME": str(tmp_path), **to_environ({"tracing": {"local": kept}})}
+    (tmp_path / "dev.key").write_text("key")
+    mesh = LocalMesh(load(environ), Shape(apart=True), print)
+    assert ("weft trace" in welcome(mesh, [])) == kept
 
 
 def test_services_that_are_started_otherwise_trace_nothing_until_they_are_told(tmp_path: Path) -> None:
