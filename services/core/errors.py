@@ -403,8 +403,8 @@ class ServiceError(Exception):
 
     `param` names the parameter or field at fault; `retry_after` is in seconds. `violations` are limits that were
     reached, `headers` go with the error over HTTP. `principal` names who was refused, where the credential is known and
-    admits nobody, for audit logs. What a model server said has a status of its own over gRPC, `grpc`, and `info` about
-    it; neither travels within the mesh.
+    admits nobody, for audit logs. What a model server said has a status of its own over gRPC, `grpc`, which does
+    not travel within the mesh, and `info` about it.
     """
 
     def __init__(

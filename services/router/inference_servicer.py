@@ -20,7 +20,7 @@ from services.router.gateway import Gateway
 from services.router.models import model_cards
 from services.router.permits import Permits
 from services.router.roster import Roster
-from services.router.rpc_request import Context, request_from
+from services.router.rpc_request import Context, headers_from, request_from
 from services.router.typed_servicer import TYPED, TypedServicer
 from services.rpc.boundary import Access, Open, caller
 from services.rpc.channel import credential_of
@@ -169,7 +169,7 @@ class _Quiet:
 
 def _to_request(request: inference_pb2.InferRequest, context: Context) -> Request:
     operation = request.operation if request.operation.startswith("/") else f"/v1/{request.operation}"
-    return request_from(context, operation, request.body_json.encode(), request.cluster)
+    return request_from(context, headers_from(context), operation, request.body_json.encode(), request.cluster)
 
 
 def _to_model(card: dict[str, Any]) -> inference_pb2.Model:

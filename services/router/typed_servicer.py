@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 from collections.abc import AsyncIterator
 from typing import Any, Final, TypeVar
 
 import grpc
-import msgspec
 from google.protobuf.message import Message
 from weft.inference.v1 import (
     chat_pb2,
@@ -21,8 +19,8 @@ from weft.inference.v1 import (
 
 from services.core.answers import collect, stream
 from services.core.errors import Reason, ServiceError
-from services.core.inference import Head, Inference, Request
-from services.router.rpc_request import Context, request_from
+from services.core.inference import Head, Headers, Inference, Request
+from services.router.rpc_request import Context, headers_from, request_from
 from services.rpc.channel import MAX_MESSAGE_BYTES
 from services.rpc.limits import DEFAULT_LIMITS
 from services.typed.calls import TypedCall
@@ -46,7 +44,6 @@ TYPED: Final = (
 _LONGEST_REFUSAL: Final = 64 * 1024
 """Bytes of a refusal that are read."""
 
-_REQUEST_ID: Final = "x-request-id"
 _TOLD: Final = ("x-ratelimit-", "x-weft-")
 """How the headers of an answer begin that the caller sees."""
 
@@ -110,9 +107,10 @@ class TypedServicer(inference_pb2_grpc.InferenceServiceServicer):
         return await self._whole(request, context, tokens_pb2.DetokenizeResponse)
 
     async def _whole(self, request: Message, context: Context, kind: type[M]) -> M:
-        call = TypedCall(request)
+        headers = headers_from(context)
+        call = self._typed(request)
         try:
-            asked = self._request(call, context)
+            asked = self._request(call, headers, context)
             head, body = await collect(await self.inference_for(context), asked, most=MAX_MESSAGE_BYTES)
             if head.status >= 400:
                 raise refusal(head, body)
@@ -122,15 +120,16 @@ class TypedServicer(inference_pb2_grpc.InferenceServiceServicer):
         if (size := answer.ByteSize()) > MAX_MESSAGE_BYTES:
             message = f"The answer has {size} bytes, and one message {MAX_MESSAGE_BYTES} at most; ask for less at once."
             raise ServiceError(Reason.ANSWER_TOO_LARGE, message)
-        await _tell(asked, head, context)
+        await _tell(head, context)
         return answer
 
     async def _pieces(self, request: Message, context: Context, reader: StreamReader[Any]) -> AsyncIterator[Any]:
-        call = TypedCall(request)
+        headers = headers_from(context)
+        call = self._typed(request)
         refused: Head | None = None
         body = b""
         try:
-            asked = self._request(call, context)
+            asked = self._request(call, headers, context)
             async with contextlib.aclosing(stream(await self.inference_for(context), asked)) as parts:
                 async for part in parts:
                     if isinstance(part, Head):
@@ -138,7 +137,7 @@ class TypedServicer(inference_pb2_grpc.InferenceServiceServicer):
                             refused = part
                         else:
                             _check_events(part)
-                            await _tell(asked, part, context)
+                            await _tell(part, context)
                     elif refused is None:
                         for piece in reader.feed(part):
                             yield piece
@@ -151,19 +150,23 @@ class TypedServicer(inference_pb2_grpc.InferenceServiceServicer):
         except ServiceError as error:
             raise call.blame(error) from None
 
-    def _request(self, call: TypedCall, context: Context) -> Request:
+    def _typed(self, request: Message) -> TypedCall:
+        """Raises BODY_TOO_LARGE before the work of making JSON of what will be too large as JSON, too."""
+        self._check(request.ByteSize())
+        return TypedCall(request)
+
+    def _request(self, call: TypedCall, headers: Headers, context: Context) -> Request:
         """Raises BODY_TOO_LARGE for a request that is larger as JSON than HTTP would take it."""
-        if len(call.body) > self.max_body:
+        self._check(len(call.body))
+        return request_from(context, headers, call.operation, call.body, call.cluster)
+
+    def _check(self, size: int) -> None:
+        if size > self.max_body:
             message = (
-                f"The request has {len(call.body)} bytes as JSON, in which images and sounds are base64, "
+                f"The request has {size} bytes or more as JSON, in which images and sounds are base64, "
                 f"and may have {self.max_body}."
             )
             raise ServiceError(Reason.BODY_TOO_LARGE, message)
-        request = request_from(context, call.operation, call.body, call.cluster)
-        if request.header(_REQUEST_ID) is not None:
-            return request
-        # vLLM makes the answer's id of it: so a caller can name the call whose answer it has.
-        return msgspec.structs.replace(request, headers=(*request.headers, (_REQUEST_ID, secrets.token_hex(16))))
 
 
 def _check_events(head: Head) -> None:
@@ -171,11 +174,10 @@ def _check_events(head: Head) -> None:
         raise ServiceError(Reason.UPSTREAM_BROKEN, "The model server's answer is no stream of events.")
 
 
-async def _tell(request: Request, head: Head, context: Context) -> None:
-    """Tells what the mesh has to say beside the answer as initial metadata, where it says anything, for that is a write
-    of its own; and the call's id as trailing metadata, which cost nothing.
+async def _tell(head: Head, context: Context) -> None:
+    """Tells what the mesh has to say beside the answer as initial metadata, where it says anything: that is a write of
+    its own.
     """
-    context.set_trailing_metadata(((_REQUEST_ID, request.header(_REQUEST_ID) or ""),))
     told = tuple([one for one in head.headers if one[0].startswith(_TOLD)])
     if told:
         await context.send_initial_metadata(grpc.aio.Metadata(*told))

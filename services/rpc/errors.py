@@ -21,6 +21,7 @@ def to_proto(error: ServiceError) -> errors_pb2.Error:
         message=_printable(error.message),
         param=_printable(error.param or ""),
         principal=error.principal,
+        info={key: _printable(value) for key, value in error.info},
     )
     if error.retry_after is not None:
         proto.retry_after.FromMilliseconds(int(error.retry_after * 1000))
@@ -50,6 +51,7 @@ def from_proto(proto: errors_pb2.Error) -> ServiceError:
         violations=tuple(QuotaViolation(one.subject, one.description) for one in proto.violations),
         headers=tuple((header.name, header.value) for header in proto.headers),
         principal=proto.principal,
+        info=tuple(proto.info.items()),
     )
 
 

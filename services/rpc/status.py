@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NoReturn, Protocol
+from collections.abc import Iterable
+from typing import Final, NoReturn, Protocol
 
 import grpc
 from google.protobuf import any_pb2, message
@@ -18,9 +19,16 @@ NOT_BEGUN = "weft-not-begun"
 at another server, whatever they would have done. It reads no other way than in plain text.
 """
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
+_MESSAGE: Final = 800
+_VALUE: Final = 100
+"""Bytes of a message and of any other text that leave: a status travels in headers, its message four times, there in
+base64 and here with three characters for each byte that is not ASCII, and clients take 8 KiB of them by default.
+"""
 
 
 class _Abortable(Protocol):
+    def trailing_metadata(self) -> Iterable[tuple[str, str | bytes]] | None: ...
+
     async def abort(
         self, code: grpc.StatusCode, details: str, trailing_metadata: tuple[tuple[str, str | bytes], ...]
     ) -> NoReturn: ...
@@ -52,11 +60,34 @@ def to_status(error: ServiceError) -> status_pb2.Status:
 
 
 async def abort(context: _Abortable, error: ServiceError) -> NoReturn:
-    """Ends an RPC with the error."""
+    """Ends an RPC with the error, beside the trailing metadata that are set already."""
+    error = _short(error)
     metadata: tuple[tuple[str, str | bytes], ...] = (
+        *(context.trailing_metadata() or ()),
         (STATUS_METADATA, to_status(error).SerializeToString()),
         (ERROR_METADATA, to_proto(error).SerializeToString()),
     )
     if error.reason is Reason.SHUTTING_DOWN and error.retry_after is not None:
         metadata += ((NOT_BEGUN, "1"),)
     await context.abort(_CODES[error.grpc.value], error.message, metadata)
+
+
+def _short(error: ServiceError) -> ServiceError:
+    """The error as headers can hold it. It may quote what a client or a model server sent."""
+    return ServiceError(
+        error.reason,
+        _cut(error.message, _MESSAGE),
+        param=None if error.param is None else _cut(error.param, _VALUE),
+        retry_after=error.retry_after,
+        violations=error.violations,
+        headers=error.headers,
+        principal=error.principal,
+        grpc=error.grpc,
+        info=tuple((key, _cut(value, _VALUE)) for key, value in error.info),
+    )
+
+
+def _cut(text: str, most: int) -> str:
+    """Text of at most so many bytes of UTF-8."""
+    data = text.encode("utf-8", "replace")
+    return data.decode() if len(data) <= most else data[: most - 3].decode("utf-8", "ignore") + "…"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,7 +32,8 @@ class WeftError(Exception):
     `reason` is a name of docs/errors.md (`MODEL_NOT_FOUND`), as in `google.rpc.ErrorInfo`; where it was not Weft that
     refused, but a proxy or gRPC itself, it is the name of the status (`UNAVAILABLE`). `field` is the request's field
     at fault, empty if none. `retry_after` is in seconds, None if nobody said. `request_id` finds the call in the mesh's
-    logs and traces.
+    logs and traces. `info` tells more of what the model server refused: its `http_status`, and its own `type`, `code`
+    and `param`.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class WeftError(Exception):
         retry_after: float | None = None,
         limits: tuple[Limit, ...] = (),
         request_id: str = "",
+        info: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(reason, message)  # by which it is made again where it is unpickled
         self.reason = reason
@@ -53,6 +56,7 @@ class WeftError(Exception):
         self.retry_after = retry_after
         self.limits = limits
         self.request_id = request_id
+        self.info = dict(info or {})
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.message}" + (f" (request {self.request_id})" if self.request_id else "")
@@ -103,6 +107,7 @@ def from_rpc(failed: grpc.RpcError, request_id: str = "") -> WeftError:
         retry_after=retry_after,
         limits=tuple(Limit(one.subject, one.description) for one in ours.violations),
         request_id=request_id,
+        info=ours.info,
     )
 
 

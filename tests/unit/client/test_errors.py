@@ -41,11 +41,13 @@ async def test_all_of_an_error_arrives(server: Server) -> None:
             "Too much.",
             retry_after=12.5,
             violations=(QuotaViolation("users/alice", "1000 tokens per minute"),),
+            info=(("http_status", "429"), ("type", "Busy")),
         ),
     )
     assert type(error) is RateLimited
     assert (error.reason, error.message, error.retry_after) == ("TOKENS_EXHAUSTED", "Too much.", 12.5)
     assert error.limits == (Limit("users/alice", "1000 tokens per minute"),)
+    assert error.info == {"http_status": "429", "type": "Busy"}
     assert (error.request_id, error.code) == ("r-1", grpc.StatusCode.RESOURCE_EXHAUSTED)
     assert str(error) == "TOKENS_EXHAUSTED: Too much. (request r-1)"
 

@@ -159,6 +159,32 @@ async def test_what_is_wrong_is_refused_before_anything_is_sent(world: World) ->
     assert not world.answerer.calls
 
 
+async def test_an_error_bears_the_calls_id(world: World) -> None:
+    """Of whoever's making: one that is refused at once, one that the server refuses, one of a stream."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await world.stub.Chat(chat_pb2.ChatRequest(extra_json="1"), metadata=(("x-request-id", "r-1"),), timeout=SOON)
+    assert ("x-request-id", "r-1") in tuple(caught.value.trailing_metadata() or ())
+    calls: list[Callable[[], Any]] = [lambda: world.stub.Chat(CHAT), lambda: world.stub.StreamChat(STREAM).read()]
+    for call in calls:
+        world.answerer.arrived.clear()
+        async with refused(world, call()) as (served, error):
+            answer(served, b"{}", 400)
+        assert ("x-request-id", served.request.header("x-request-id")) in tuple(error().trailing_metadata() or ())
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "☃", "\n", "\ud800"])
+async def test_a_long_refusal_arrives(world: World, letter: str) -> None:
+    """Clients and proxies take 8 KiB of headers, and refuse the whole status where there are more."""
+    told = {"message": letter * 3000, "type": letter * 3000, "param": "n" + letter * 3000, "code": 400}
+    options = (("grpc.max_metadata_size", 8192), ("grpc.absolute_max_metadata_size", 8192))
+    async with grpc.aio.insecure_channel(world.address, options) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        async with refused(world, stub.Chat(CHAT, timeout=SOON)) as (served, error):
+            answer(served, json.dumps({"error": told}).encode(), 400)
+    assert error().code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert details(error())["ErrorInfo"].metadata["http_status"] == "400"
+
+
 async def test_a_refusal_of_the_server_is_a_status_with_all_that_it_says(world: World) -> None:
     body = b'{"error":{"message":"temperature is wrong","type":"BadRequestError","param":"temperature","code":400}}'
     async with refused(world, world.stub.Chat(CHAT, timeout=SOON)) as (served, error):

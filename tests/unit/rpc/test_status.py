@@ -16,6 +16,9 @@ class AbortedError(Exception):
 
 
 class Context:
+    def trailing_metadata(self) -> None:
+        """Nothing is set."""
+
     async def abort(
         self, code: grpc.StatusCode, details: str, trailing_metadata: tuple[tuple[str, str | bytes], ...]
     ) -> NoReturn:

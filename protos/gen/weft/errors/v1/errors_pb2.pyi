@@ -260,6 +260,26 @@ class Error(message.Message):
 
     DESCRIPTOR: descriptor.Descriptor
 
+    @typing.final
+    class InfoEntry(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     REASON_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
     PARAM_FIELD_NUMBER: builtins.int
@@ -267,6 +287,7 @@ class Error(message.Message):
     VIOLATIONS_FIELD_NUMBER: builtins.int
     HEADERS_FIELD_NUMBER: builtins.int
     PRINCIPAL_FIELD_NUMBER: builtins.int
+    INFO_FIELD_NUMBER: builtins.int
     reason: Reason.ValueType
     """Why."""
     message: builtins.str
@@ -287,6 +308,12 @@ class Error(message.Message):
     def headers(self) -> containers.RepeatedCompositeFieldContainer[ErrorHeader]:
         """Headers that go with the error over HTTP: how much is left of the limits."""
 
+    @builtins.property
+    def info(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+        """What else is known of it, as in `google.rpc.ErrorInfo.metadata`: of a model server's refusal its `http_status`, and
+        its own `type`, `code` and `param`.
+        """
+
     def __init__(
         self,
         *,
@@ -297,10 +324,11 @@ class Error(message.Message):
         violations: abc.Iterable[QuotaViolation] | None = ...,
         headers: abc.Iterable[ErrorHeader] | None = ...,
         principal: builtins.str = ...,
+        info: abc.Mapping[builtins.str, builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["retry_after", b"retry_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["headers", b"headers", "message", b"message", "param", b"param", "principal", b"principal", "reason", b"reason", "retry_after", b"retry_after", "violations", b"violations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["headers", b"headers", "info", b"info", "message", b"message", "param", b"param", "principal", b"principal", "reason", b"reason", "retry_after", b"retry_after", "violations", b"violations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
