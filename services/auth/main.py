@@ -122,8 +122,10 @@ async def serve(config: AuthConfig, process: Process) -> None:
             process.ready("auth", server.address)
             await _until(process.stopping, tasks)
         finally:
+            ends = time.monotonic() + process.grace
+            await server.leave(process.grace)
             hub.close()
-            await server.stop(process.grace)
+            await server.stop(max(1.0, ends - time.monotonic()))
             await auditor.close()
             for task in tasks:
                 task.cancel()

@@ -58,9 +58,6 @@ _LAST_WORDS: Final = 4.0
 """Seconds, of what is left of the grace, in which RPCs send the rest of answers that have ended here: on a busy
 machine, one second has cut some. Who watches health or reflection makes a stop last so long.
 """
-_FAREWELL: Final = 5.0
-"""Seconds, of the grace, in which calls are still taken until the balancers in front have read that this router leaves.
-"""
 _LAST_USAGE: Final = 3.0
 """Seconds that auth has, at the end, to take the last usage records; what is left waits on the disk."""
 
@@ -199,7 +196,7 @@ async def running(config: RouterConfig, process: Process) -> AsyncIterator[Runni
     finally:
         ends = loop.time() + process.grace
         becoming_ready.cancel()
-        await server.leave(min(_FAREWELL, process.grace))
+        await server.leave(process.grace)
         grace = max(0.0, ends - loop.time())
         inference.drain(grace)
         sessions.drain(grace)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -13,6 +14,9 @@ from services.rpc.boundary import Boundary
 from services.rpc.channel import SERVER_OPTIONS
 from services.rpc.meter import RpcMeter
 from services.rpc.server_tls import TlsListener
+
+_FAREWELL: Final = 5.0
+"""Seconds that balancers have to read that a server leaves; a busy one may be late with its checks."""
 
 Register = Callable[[grpc.aio.Server], None]
 """Adds a servicer to a server."""
@@ -71,12 +75,12 @@ class GrpcServer:
         for service in self._services:
             await self._health.set(service, status)
 
-    async def leave(self, within: float) -> None:
-        """Tells that no more work is to be sent here, and goes on serving until the balancers in front know: for
-        `within` seconds at most, and not at all where none asks for health.
+    async def leave(self, grace: float) -> None:
+        """Tells that no more work is to be sent here, and goes on serving until the balancers in front know: for a few
+        of the `grace`'s seconds at most, and not at all where none asks for health.
         """
         await self._health.enter_graceful_shutdown()
-        await self._balancers.know(within)
+        await self._balancers.know(min(_FAREWELL, grace))
 
     async def stop(self, grace: float) -> None:
         """Refuses new RPCs, lets open ones finish for `grace` seconds, then ends them."""
