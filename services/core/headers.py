@@ -8,7 +8,8 @@ import re
 from typing import Final
 
 from services.core.errors import Reason, ServiceError
-from services.core.inference import Headers
+from services.core.inference import Headers, Request
+from services.core.tracing import under
 
 TO_UPSTREAM: Final = frozenset(
     {
@@ -50,3 +51,11 @@ def select(headers: Headers, allowed: frozenset[str]) -> Headers:
         if _VALUE.fullmatch(value) is None:
             raise ServiceError(Reason.HEADER_INVALID, f"The header '{name}' holds a character that no header can have.")
     return selected
+
+
+def to_upstream(request: Request) -> Headers:
+    """The headers that a model server gets with a call, its place in the mesh's trace among them. Raises as `select`
+    does.
+    """
+    headers = select(request.headers, TO_UPSTREAM)
+    return headers if request.trace is None else under(headers, request.trace)

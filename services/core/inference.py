@@ -12,6 +12,7 @@ from typing import Protocol
 import msgspec
 
 from services.core.errors import ServiceError
+from services.core.trace_context import TraceContext
 
 Headers = tuple[tuple[str, str], ...]
 """Header fields in order, names in lower case."""
@@ -22,6 +23,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 
     `operation` is the path as vLLM knows it (`/v1/chat/completions`, `/tokenize`). `cluster` and `framework` pin the
     call where they are not empty. The timeouts are in seconds and relative to now; None leaves them to the callee.
+    `trace` is the span in whose course the call is made, if the mesh traces it; it counts before a `traceparent` among
+    the headers.
     """
 
     operation: str
@@ -32,6 +35,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     framework: str = ""
     timeout: float | None = None
     first_byte_timeout: float | None = None
+    trace: TraceContext | None = None
 
     def header(self, name: str) -> str | None:
         """The first value of a header, by its name in lower case."""

@@ -12,77 +12,34 @@ from __future__ import annotations
 
 import contextvars
 import enum
-import random
-import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 import msgspec
 
-from services.core.inference import Headers
+from services.core.inference import Headers, Request
+from services.core.trace_context import TraceContext as TraceContext
+from services.core.trace_context import chance as _chance
+from services.core.trace_context import new_span_id as new_span_id
+from services.core.trace_context import new_trace_id
+from services.core.trace_context import parse as parse
 
 TRACEPARENT: Final = "traceparent"
 TRACESTATE: Final = "tracestate"
 
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
-_LENGTH: Final = 55
-"""Characters of a `traceparent` of version 00; later ones may have more."""
-_STATE = re.compile(r"[\t\x20-\x7e]{0,512}")
-_NO_TRACE: Final = "0" * 32
-_NO_SPAN: Final = "0" * 16
-_SAMPLED: Final = frozenset("13579bdf")
-
 AttributeValue = str | bool | int | float | tuple[str, ...]
 Attributes = Mapping[str, AttributeValue]
 
-_random = random.Random()  # seeded by the system; os.urandom would cost a system call a span
+
+def new_root(*, sampled: bool, trace_id: str = "") -> TraceContext:
+    """The place of a span that begins a trace, of this id if there is one."""
+    return TraceContext(trace_id or new_trace_id(), new_span_id(), sampled)
 
 
-class TraceContext(msgspec.Struct, frozen=True, gc=False):
-    """A span's place: its trace, itself, whether its trace is sampled. Ids are in hexadecimal, as on the wire."""
-
-    trace_id: str
-    span_id: str
-    sampled: bool
-    state: str = ""
-    """`tracestate`, which travels unread."""
-
-    @property
-    def traceparent(self) -> str:
-        """The header's value."""
-        return f"00-{self.trace_id}-{self.span_id}-{'01' if self.sampled else '00'}"
-
-    def child(self) -> TraceContext:
-        """The place of a new span under this one."""
-        return TraceContext(self.trace_id, new_span_id(), self.sampled, self.state)
-
-
-def new_span_id() -> str:
-    """A random id, never all zeros, which means none."""
-    return (_random.getrandbits(64) or 1).to_bytes(8, "big").hex()
-
-
-def new_root(*, sampled: bool) -> TraceContext:
-    """The place of a span that begins a trace."""
-    return TraceContext((_random.getrandbits(128) or 1).to_bytes(16, "big").hex(), new_span_id(), sampled)
-
-
-def parse(traceparent: str | None, tracestate: str = "") -> TraceContext | None:
-    """The span that a header names; None where there is none, or none that can be read: then a new trace begins, as
-    W3C asks for.
-    """
-    if not traceparent or _TRACEPARENT.fullmatch(traceparent) is None:
-        return None
-    trace_id, span_id = traceparent[3:35], traceparent[36:52]
-    if trace_id == _NO_TRACE or span_id == _NO_SPAN:
-        return None
-    if len(traceparent) > _LENGTH and traceparent.startswith("00"):
-        return None
-    # 512 characters must travel, by W3C. What no header can have must not: it would end the header at the next hop.
-    if tracestate and _STATE.fullmatch(tracestate) is None:
-        tracestate = ""
-    return TraceContext(trace_id, span_id, traceparent[54] in _SAMPLED, tracestate)
+def parent_in(request: Request) -> TraceContext | None:
+    """The span that a call names as its parent: one of the mesh, or the client's own."""
+    return request.trace or parent_of(request.headers)
 
 
 def parent_of(headers: Headers) -> TraceContext | None:
@@ -195,7 +152,7 @@ class Tracer:
         sampling: Sampling,
         *,
         content: bool = False,
-        chance: Callable[[], float] = _random.random,
+        chance: Callable[[], float] = _chance,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`content` tells that prompts and answers may be told, shortened. `chance` gives numbers from 0 to 1."""
@@ -207,14 +164,14 @@ class Tracer:
         self._errors = Allowance(sampling.errors_per_second, clock)
         self._refusals = Allowance(sampling.errors_per_second, clock)
 
-    def enter(self, parent: TraceContext | None) -> TraceContext:
+    def enter(self, parent: TraceContext | None, trace_id: str = "") -> TraceContext:
         """The place of a span at the edge of the mesh, where it is decided whether its trace is sampled. If callers'
         own decisions are followed, whoever has sampled a call gets it, as far as the allowance goes, and whoever has
-        not, not.
+        not, not. `trace_id`, if there is one, is that of a trace that begins here.
         """
         sampling = self._sampling
         if parent is None:
-            return new_root(sampled=self._chance() < sampling.ratio)
+            return new_root(sampled=self._chance() < sampling.ratio, trace_id=trace_id)
         if not sampling.follow_parent:
             return TraceContext(parent.trace_id, new_span_id(), self._chance() < sampling.ratio, parent.state)
         return TraceContext(parent.trace_id, new_span_id(), parent.sampled and self._forced.take(), parent.state)

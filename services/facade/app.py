@@ -14,7 +14,7 @@ from typing import Any, Final
 from services.core.errors import Reason, ServiceError
 from services.core.headers import TO_ROUTER
 from services.core.inference import Headers, Inference, Request
-from services.core.tracing import Tracer, log_fields, under
+from services.core.tracing import Tracer, log_fields
 from services.facade.exchange import Answer, Send, send_error, send_whole
 from services.facade.guard import CONNECTION
 from services.facade.metrics import Responses
@@ -92,12 +92,11 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
         began = time.perf_counter()
-        headers, request_id = _travelling(scope["headers"])
+        headers, request_id, own_id = _travelling(scope["headers"])
         method, path = scope["method"], scope["path"]
         operation, traced = path, None
         if self._tracer is not None and method == "POST":
-            traced = trace(self._tracer, headers)
-            headers = under(headers, traced.context)
+            traced = trace(self._tracer, headers, own_id)
         try:
             if path in OWN:
                 status = await self._answer(OWN[path], method, send, request_id)
@@ -153,7 +152,8 @@ class App:
             if traced is not None:
                 traced.leave()
             return LEFT
-        request = Request(route.operation, headers, body, route.method, route.cluster, route.framework)
+        place = None if traced is None else traced.context
+        request = Request(route.operation, headers, body, route.method, route.cluster, route.framework, trace=place)
         answer = Answer(send, scope["extensions"][CONNECTION], route.operation, request_id, traced)
         self._answers.add(answer)
         try:
@@ -211,9 +211,9 @@ class App:
         return await send_whole(send, 200, _JSON, body, request_id)
 
 
-def _travelling(headers: list[tuple[bytes, bytes]]) -> tuple[Headers, bytes]:
+def _travelling(headers: list[tuple[bytes, bytes]]) -> tuple[Headers, bytes, str]:
     """The headers that go on to the router, and the request's id: the client's own if it is one that can be shown, else
-    a new one.
+    a new one, which comes again as text.
     """
     request_id = b""
     credential, api_keys = False, list[bytes]()
@@ -229,9 +229,12 @@ def _travelling(headers: list[tuple[bytes, bytes]]) -> tuple[Headers, bytes]:
             api_keys.append(value)
     if not credential:  # as Anthropic's clients send it
         kept.extend(("authorization", "Bearer " + api_key.decode("latin-1")) for api_key in api_keys if api_key)
-    request_id = request_id or new_request_id()
-    kept.append(("x-request-id", request_id.decode()))
-    return tuple(kept), request_id
+    own_id = ""
+    if not request_id:
+        own_id = new_request_id()
+        request_id = own_id.encode()
+    kept.append(("x-request-id", own_id or request_id.decode()))
+    return tuple(kept), request_id, own_id
 
 
 async def _redirect(send: Send, redirect: Redirect, request_id: bytes) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Iterable
+
+from services.core.trace_context import new_trace_id
 
 _SHOWN = re.compile(rb"[!-~]{1,128}")
 
@@ -14,12 +15,12 @@ def is_request_id(value: bytes) -> bool:
     return _SHOWN.fullmatch(value) is not None
 
 
-def new_request_id() -> bytes:
-    """An id that nobody has had."""
-    return secrets.token_hex(16).encode()
+def new_request_id() -> str:
+    """An id that nobody has had: one that a trace can have too."""
+    return new_trace_id()
 
 
 def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """The client's own id if it sent one, else a new one."""
     sent = (value for name, value in headers if name == b"x-request-id" and is_request_id(value))
-    return next(sent, b"") or new_request_id()
+    return next(sent, b"") or new_request_id().encode()

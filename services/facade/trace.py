@@ -79,8 +79,10 @@ class RequestTrace(msgspec.Struct, gc=False):
         )
 
 
-def trace(tracer: Tracer, headers: Headers) -> RequestTrace:
-    """The notes of a request that has come with these headers."""
+def trace(tracer: Tracer, headers: Headers, own_id: str) -> RequestTrace:
+    """The notes of a request that has come with these headers. `own_id` is its id if that is one that the facade has
+    made: a trace that begins here has the same, so that the one leads to the other.
+    """
     started = time.time_ns()
     parent = parent_of(headers)
-    return RequestTrace(tracer, tracer.enter(parent), "" if parent is None else parent.span_id, started)
+    return RequestTrace(tracer, tracer.enter(parent, own_id), "" if parent is None else parent.span_id, started)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from services.core.errors import Reason, ServiceError
-from services.core.headers import TO_CLIENT, TO_UPSTREAM, select
+from services.core.headers import TO_CLIENT, select, to_upstream
 from services.core.inference import Head, Request
 from services.globus.errors import GlobusError, Kind
 
@@ -31,7 +31,7 @@ def to_payload(
         "slot": slot,
         "operation": request.operation,
         "method": request.method or "POST",
-        "headers": [list(header) for header in select(request.headers, TO_UPSTREAM)],
+        "headers": [list(header) for header in to_upstream(request)],
         "timeout_s": round(timeout, 3),
         "wait_s": round(wait, 3),
         "api_port": api_port,

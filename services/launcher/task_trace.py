@@ -16,7 +16,7 @@ import msgspec
 from services.core import weft_attributes
 from services.core.errors import ServiceError
 from services.core.inference import Request
-from services.core.tracing import AttributeValue, Event, Kind, Span, Tracer, parent_of, under
+from services.core.tracing import AttributeValue, Event, Kind, Span, Tracer, parent_in
 
 _SERVER_ERRORS: Final = 500
 _LONGEST_HOST: Final = 253
@@ -70,7 +70,7 @@ class TaskTrace:
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         """`facts` are attributes. `clock` gives nanoseconds since 1970."""
-        parent = parent_of(request.headers)
+        parent = parent_in(request)
         self._tracer = tracer
         self.place = tracer.follow(parent)
         self._node = self.place.child()
@@ -84,7 +84,7 @@ class TaskTrace:
 
     def request(self, request: Request) -> Request:
         """The call as it goes to its node."""
-        return msgspec.structs.replace(request, headers=under(request.headers, self._node))
+        return msgspec.structs.replace(request, trace=self._node)
 
     def happened(self, what: str) -> None:
         """Something has happened to the task."""

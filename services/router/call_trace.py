@@ -9,8 +9,8 @@ from typing import Final
 
 import msgspec
 
-from services.core.inference import Headers, Request
-from services.core.tracing import TRACEPARENT, TRACESTATE, TraceContext, Tracer, parent_of
+from services.core.inference import Request
+from services.core.tracing import TraceContext, Tracer, parent_in
 from services.router.bill import Bill
 from services.router.call_content import Beginning
 from services.router.plan import FULL, Plan
@@ -93,18 +93,15 @@ class CallTrace(msgspec.Struct, gc=False):
             self.done()
         self.admitted = time.time_ns()
 
-    def attempt(self, target: Target, candidates: int) -> Headers:
-        """An attempt at a target begins, which is the best of so many; returns the headers that name it to the server
-        as what it works for.
-        """
+    def attempt(self, target: Target, candidates: int) -> TraceContext:
+        """An attempt at a target begins, the best of so many; returns its place, which the server works for."""
         now = time.time_ns()
         steps = self.steps
         if steps and not steps[-1].ended:
             steps[-1].ended = now
         place = self.context.child()
         steps.append(Step("", place, now, 0, target, candidates))
-        traceparent = (TRACEPARENT, place.traceparent)
-        return (traceparent, (TRACESTATE, place.state)) if place.state else (traceparent,)
+        return place
 
     def wait(self, planned: Plan, *, starting: bool) -> None:
         """The call waits, as no server was there for it. `starting` tells that a worker is on its way."""
@@ -129,6 +126,6 @@ class CallTrace(msgspec.Struct, gc=False):
 def trace(tracer: Tracer, request: Request, *, inside: bool) -> CallTrace:
     """The notes of a call that has come; `inside` tells that a part of the mesh has decided whether it is sampled."""
     started = time.time_ns()
-    parent = parent_of(request.headers)
+    parent = parent_in(request)
     context = tracer.follow(parent) if inside else tracer.enter(parent)
     return CallTrace(tracer, context, "" if parent is None else parent.span_id, request, started)

@@ -200,10 +200,10 @@ class DispatchedCall:
     def _try(self, target: Target, candidates: int) -> None:
         if self._its_wait is not None:
             self._its_wait.served()
-        traced = () if self._trace is None else self._trace.attempt(target, candidates)
+        place = None if self._trace is None else self._trace.attempt(target, candidates)
         record, edits = None, self._bill.edits
         try:
-            request, self._adds_usage = outward(self.request, self._wanted, target, edits, self._watchdog, traced)
+            request, self._adds_usage = outward(self.request, self._wanted, target, edits, self._watchdog, place)
             if target.audited:
                 record = self._dispatcher.audit.begin(
                     request, caller=self.caller, model=self.model, server=target.server

@@ -10,7 +10,8 @@ import msgspec
 from msgspec import UNSET
 
 from services.core.deadlines import Watchdog
-from services.core.inference import Headers, Request
+from services.core.inference import Request
+from services.core.trace_context import TraceContext
 from services.router.body import NONE, Fields, Wanted
 from services.router.splice import Edit, splice
 from services.router.targets import Target
@@ -34,18 +35,18 @@ def outward(
     target: Target,
     edits: Iterable[Edit],
     watchdog: Watchdog,
-    traced: Headers = (),
+    place: TraceContext | None = None,
 ) -> tuple[Request, bool]:
     """The request for a target, with these edits of its body, and whether usage is asked for that the caller has not
-    asked for. It has as much time as the caller's has left. `traced` are headers that it has beside the caller's.
+    asked for. It has as much time as the caller's has left. `place` is the attempt's in the
+    call's trace, if that is traced.
 
     Raises BODY_TOO_DEEP.
     """
     body, adds_usage = outward_body(request, wanted, target, edits)
     timeout, first_byte = max(0.1, watchdog.remaining), max(0.1, watchdog.first_byte_remaining)
-    headers = request.headers + traced
     sent = msgspec.structs.replace(
-        request, headers=headers, body=body, timeout=timeout, first_byte_timeout=first_byte, cluster="", framework=""
+        request, body=body, timeout=timeout, first_byte_timeout=first_byte, cluster="", framework="", trace=place
     )
     return sent, adds_usage
 

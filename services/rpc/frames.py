@@ -9,6 +9,7 @@ from weft.session.v1 import frame_pb2, span_pb2
 
 from services.core.errors import ServiceError
 from services.core.inference import Head, Headers, Request
+from services.core.trace_context import unpack
 from services.rpc.errors import to_proto
 
 UINT32_MAX: Final = 2**32 - 1
@@ -110,6 +111,10 @@ def _encode_opening(open_: frame_pb2.Open, item: Opening) -> None:
         open_.cluster = request.cluster
     if request.framework:
         open_.framework = request.framework
+    if request.trace is not None:
+        open_.trace = request.trace.pack()
+        if request.trace.state:
+            open_.trace_state = request.trace.state
 
 
 def decode_request(open_: frame_pb2.Open, body: bytes) -> Request:
@@ -123,6 +128,7 @@ def decode_request(open_: frame_pb2.Open, body: bytes) -> Request:
         framework=open_.framework,
         timeout=open_.timeout_ms / 1000 or None,
         first_byte_timeout=open_.first_byte_timeout_ms / 1000 or None,
+        trace=unpack(open_.trace, open_.trace_state) if open_.trace else None,
     )
 
 

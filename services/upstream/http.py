@@ -11,7 +11,7 @@ import aiohttp
 
 from services.core.deadlines import Bounds, Watchdog
 from services.core.errors import Reason, ServiceError
-from services.core.headers import TO_CLIENT, TO_UPSTREAM, select
+from services.core.headers import TO_CLIENT, select, to_upstream
 from services.core.inference import Call, Head, Receiver, Request
 
 log = logging.getLogger(__name__)
@@ -182,7 +182,7 @@ class _Exchange:
 
     async def _request_once(self) -> aiohttp.ClientResponse:
         request, server = self._request, self._server
-        headers = dict(select(request.headers, TO_UPSTREAM))
+        headers = dict(to_upstream(request))
         if server.api_key is not None:
             headers["authorization"] = f"Bearer {server.api_key()}"
         return await server.session.request(

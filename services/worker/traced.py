@@ -19,8 +19,7 @@ from services.core.tracing import (
     TraceContext,
     Tracer,
     current,
-    parent_of,
-    under,
+    parent_in,
 )
 from services.core.weft_attributes import ERROR_TYPE, HTTP_STATUS, OUTCOME
 
@@ -52,10 +51,10 @@ class TracedInference:
         """See `Inference.open`."""
         if not self._outlet.wanted:
             return self._inference.open(request, receiver, credit)
-        parent = parent_of(request.headers)
+        parent = parent_in(request)
         context = self._tracer.follow(parent)
         traced = _TracedCall(self._tracer, context, parent.span_id if parent else "", request.operation, receiver)
-        further = msgspec.structs.replace(request, headers=under(request.headers, context))
+        further = msgspec.structs.replace(request, trace=context)
         outside = current.set(context)  # what logs in the course of the call then names it
         try:
             traced.call = self._inference.open(further, traced, credit)

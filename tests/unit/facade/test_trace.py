@@ -13,7 +13,7 @@ import pytest
 
 from services.core.errors import Reason, ServiceError
 from services.core.inference import Call, Head, Inference, Receiver, Request
-from services.core.tracing import TraceContext, Tracer, parent_of
+from services.core.tracing import TraceContext, Tracer, parent_in
 from services.facade.app import App, AppSettings
 from services.facade.guard import CONNECTION
 from tests.testing.spans import Spans
@@ -58,13 +58,14 @@ class Asked:
         *,
         parent: TraceContext | None = PARENT,
         keyed: bool = True,
+        request_id: bytes = b"r1",
         inference: Inference | None = None,
         leaves: bool = False,
     ) -> None:
         self.router = Answerer()
         self.client = Client()
         app = App(inference or self.router, self._ready, SETTINGS, tracer)
-        sent = [(b"x-request-id", b"r1"), *headers]
+        sent = [*([(b"x-request-id", request_id)] if request_id else []), *headers]
         if keyed:
             sent.append((b"authorization", b"Bearer key"))
         if parent is not None:
@@ -112,7 +113,7 @@ async def test_the_span_of_a_request_that_went_well() -> None:
     (first_byte,) = span.events
     assert first_byte.name == "first byte"
     assert span.start_ns <= first_byte.time_ns <= span.end_ns
-    assert parent_of(served.request.headers) == span.context, "the router works for the facade"
+    assert parent_in(served.request) == span.context, "the router works for the facade"
     assert span.context.state == "a=1"
 
 
@@ -125,7 +126,26 @@ async def test_two_parents_are_none() -> None:
     (span,) = spans.all
     assert span.parent_id == ""
     assert span.context.trace_id != PARENT.trace_id
-    assert parent_of(served.request.headers) == span.context
+    assert parent_in(served.request) == span.context
+
+
+async def test_a_trace_that_begins_here_has_the_id_of_its_request() -> None:
+    spans = Spans()
+    asked = Asked(spans.tracer(ratio=1.0), parent=None, request_id=b"")
+    served = await asked.served()
+    served.receiver.fail(LOST)
+    await asked.over()
+    (span,) = spans.all
+    assert span.context.trace_id == span.attributes["weft.request_id"] == served.request.header("x-request-id")
+
+
+async def test_a_request_id_of_the_clients_own_is_no_traces() -> None:
+    spans = Spans()
+    asked = Asked(spans.tracer(ratio=1.0), parent=None)
+    served = await asked.served()
+    served.receiver.fail(LOST)
+    await asked.over()
+    assert len(spans.all[0].context.trace_id) == 32
 
 
 async def test_without_a_tracer_what_the_client_sends_travels() -> None:

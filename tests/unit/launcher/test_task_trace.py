@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from services.core.deadlines import Bounds
 from services.core.errors import ServiceError
 from services.core.inference import Call, Head, Request
-from services.core.tracing import Kind, Sampling, Span, TraceContext, Tracer, parent_of
+from services.core.tracing import Kind, Sampling, Span, TraceContext, Tracer, parent_in
 from services.globus.errors import GlobusError
 from services.globus.errors import Kind as Failure
 from services.launcher.bridge_calls import TaskInference, TaskSlots
@@ -111,7 +111,7 @@ async def test_a_task_and_its_run_at_the_node_are_spans_of_the_call() -> None:
     assert (run.start_ns, run.end_ns) == (5 * SECOND, 6.5 * SECOND)
     assert events(run) == [("request sent", 5.5), ("head", 6)]
     assert run.resource == {"host.name": "node-7"}
-    assert parent_of(world.sent[0].headers) == run.context, "vLLM's own span hangs under the run at the node"
+    assert parent_in(world.sent[0]) == run.context, "vLLM's own span hangs under the run at the node"
 
 
 async def test_a_call_that_is_not_sampled_is_told_if_it_fails() -> None:

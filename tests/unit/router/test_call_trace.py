@@ -20,7 +20,7 @@ from services.core.errors import Reason, ServiceError
 from services.core.globus import GlobusBackend, GlobusFunction, LaunchPolicy
 from services.core.inference import Call, Head, Inference, Request
 from services.core.principal import Permissions, Principal
-from services.core.tracing import TraceContext, Tracer, current, parse
+from services.core.tracing import TraceContext, Tracer, current, parent_in
 from services.router.audit import CallAudit
 from services.router.call_trace import ADMIT, MOST_STEPS, WAIT, trace
 from services.router.cold import ColdEndpoint, ColdEndpoints, StartState
@@ -164,8 +164,7 @@ def request(key: str = "warm", body: bytes = BODY, parent: TraceContext | None =
 
 def traced_at(served: Served) -> TraceContext | None:
     """What a server is told of the trace."""
-    (traceparent,) = [value for name, value in served.request.headers if name == "traceparent"]
-    return parse(traceparent, served.request.header("tracestate") or "")
+    return parent_in(served.request)
 
 
 async def test_the_span_of_a_call_that_went_well():

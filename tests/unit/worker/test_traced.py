@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from services.core.errors import Reason, ServiceError
+from services.core.headers import to_upstream
 from services.core.inference import Call, Receiver, Request
-from services.core.tracing import Kind, Span, TraceContext, Tracer, current, parse
+from services.core.tracing import Kind, Span, TraceContext, Tracer, current, parent_of
 from services.worker.traced import FOLLOWS, TracedInference
 from tests.testing.streams import Answer, Answerer, Served
 
@@ -72,9 +73,8 @@ def test_an_answer_is_a_span_between_the_routers_and_vllms():
     span = world.span
     assert (span.name, span.service, span.kind, span.error) == ("serve chat", "worker", Kind.SERVER, "")
     assert (span.context.trace_id, span.parent_id) == (TRACE, PARENT)
-    assert parse(world.served.request.header("traceparent")) == parse(span.context.traceparent)
-    assert world.served.request.header("tracestate") == "a=1"
-    assert world.served.request.header("accept") == "*/*"
+    told = {"accept": "*/*", "traceparent": span.context.traceparent, "tracestate": "a=1"}
+    assert dict(to_upstream(world.served.request)) == told
     assert span.attributes == {
         "gen_ai.operation.name": "chat",
         "http.response.status_code": 200,
@@ -85,11 +85,21 @@ def test_an_answer_is_a_span_between_the_routers_and_vllms():
     assert moments == sorted(moments)
 
 
+def test_what_the_frame_says_counts_before_a_header():
+    place = TraceContext("12" * 16, "34" * 8, sampled=True)
+    request = Request("/v1/chat/completions", (("traceparent", SAMPLED),), b"{}", trace=place)
+    outlet, answerer = Outlet(), Answerer()
+    TracedInference(answerer, Tracer(outlet, FOLLOWS), outlet).open(request, Answer(), 10).cancel()
+    (span,) = outlet.spans
+    assert (span.context.trace_id, span.parent_id) == (place.trace_id, place.span_id)
+    assert [name for name, _ in to_upstream(answerer.calls[0].request)] == ["traceparent"]
+
+
 @pytest.mark.parametrize("traceparent", [UNSAMPLED, "", "nonsense"])
 def test_what_nobody_sampled_leaves_nothing_and_vllm_is_told_so(traceparent: str):
     world = World(traceparent)
     world.answer_whole()
-    told = parse(world.served.request.header("traceparent"))
+    told = parent_of(to_upstream(world.served.request))
     assert told is not None
     assert (world.outlet.spans, world.answer.ends, told.sampled) == ([], [None], False)
 
@@ -151,5 +161,5 @@ def test_what_is_said_in_the_course_of_a_call_names_its_span():
 
     world = World(answerer=Listening())
     (context,) = seen
-    assert context == parse(world.served.request.header("traceparent"), "a=1")
+    assert context == parent_of(to_upstream(world.served.request))
     assert current.get() is None

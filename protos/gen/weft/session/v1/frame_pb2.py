@@ -27,43 +27,43 @@ from weft.errors.v1 import errors_pb2 as weft_dot_errors_dot_v1_dot_errors__pb2
 from weft.session.v1 import span_pb2 as weft_dot_session_dot_v1_dot_span__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bweft/session/v1/frame.proto\x12\x0fweft.session.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bweft/errors/v1/errors.proto\x1a\x1aweft/session/v1/span.proto\"\xa0\x04\n\x05\x46rame\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12\'\n\x05hello\x18\x02 \x01(\x0b\x32\x16.weft.session.v1.HelloH\x00\x12%\n\x04open\x18\x03 \x01(\x0b\x32\x15.weft.session.v1.OpenH\x00\x12%\n\x04head\x18\x04 \x01(\x0b\x32\x15.weft.session.v1.HeadH\x00\x12\x0e\n\x04\x64\x61ta\x18\x05 \x01(\x0cH\x00\x12\x10\n\x06\x63redit\x18\x06 \x01(\rH\x00\x12#\n\x03\x65nd\x18\x07 \x01(\x0b\x32\x14.weft.session.v1.EndH\x00\x12&\n\x05\x65rror\x18\x08 \x01(\x0b\x32\x15.weft.errors.v1.ErrorH\x00\x12)\n\x06\x63\x61ncel\x18\t \x01(\x0b\x32\x17.weft.session.v1.CancelH\x00\x12%\n\x04ping\x18\n \x01(\x0b\x32\x15.weft.session.v1.PingH\x00\x12%\n\x04pong\x18\x0b \x01(\x0b\x32\x15.weft.session.v1.PongH\x00\x12\'\n\x05\x64rain\x18\x0c \x01(\x0b\x32\x16.weft.session.v1.DrainH\x00\x12)\n\x06report\x18\r \x01(\x0b\x32\x17.weft.session.v1.ReportH\x00\x12%\n\x04stop\x18\x0e \x01(\x0b\x32\x15.weft.session.v1.StopH\x00\x12\'\n\x05spans\x18\x0f \x01(\x0b\x32\x16.weft.session.v1.SpansH\x00\x42\x06\n\x04kind\"a\n\x05Hello\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x03(\t\x12\x11\n\tmax_calls\x18\x03 \x01(\r\x12\x13\n\x0b\x62ody_credit\x18\x04 \x01(\r\x12\r\n\x05\x61gent\x18\x05 \x01(\t\"\xda\x01\n\x04Open\x12\x11\n\toperation\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12(\n\x07headers\x18\x03 \x03(\x0b\x32\x17.weft.session.v1.Header\x12\x0c\n\x04\x62ody\x18\x04 \x01(\x0c\x12\x10\n\x08\x63omplete\x18\x05 \x01(\x08\x12\x0e\n\x06\x63redit\x18\x06 \x01(\r\x12\x12\n\ntimeout_ms\x18\x07 \x01(\r\x12\x1d\n\x15\x66irst_byte_timeout_ms\x18\x08 \x01(\r\x12\x0f\n\x07\x63luster\x18\t \x01(\t\x12\x11\n\tframework\x18\n \x01(\t\"%\n\x06Header\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"@\n\x04Head\x12\x0e\n\x06status\x18\x01 \x01(\r\x12(\n\x07headers\x18\x02 \x03(\x0b\x32\x17.weft.session.v1.Header\"\x05\n\x03\x45nd\"\x08\n\x06\x43\x61ncel\"\x15\n\x04Ping\x12\r\n\x05nonce\x18\x01 \x01(\x06\"\x15\n\x04Pong\x12\r\n\x05nonce\x18\x01 \x01(\x06\"\x19\n\x05\x44rain\x12\x10\n\x08grace_ms\x18\x01 \x01(\r\"%\n\x04Stop\x12\x0b\n\x03why\x18\x01 \x01(\t\x12\x10\n\x08grace_ms\x18\x02 \x01(\r\"\xce\x01\n\x06Report\x12+\n\x05state\x18\x01 \x01(\x0e\x32\x1c.weft.session.v1.WorkerState\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12,\n\x06models\x18\x03 \x03(\x0b\x32\x1c.weft.session.v1.ServedModel\x12\x11\n\tmax_calls\x18\x04 \x01(\r\x12#\n\x04load\x18\x05 \x01(\x0b\x32\x15.weft.session.v1.Load\x12!\n\x03job\x18\x06 \x01(\x0b\x32\x14.weft.session.v1.Job\"^\n\x03Job\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x03 \x01(\t\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\",\n\x0bServedModel\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tcard_json\x18\x02 \x01(\t\"\xc5\x01\n\x04Load\x12\x1c\n\x14num_requests_running\x18\x01 \x01(\r\x12\x1c\n\x14num_requests_waiting\x18\x02 \x01(\r\x12\x16\n\x0ekv_cache_usage\x18\x03 \x01(\x01\x12\x1c\n\x14prefix_cache_queries\x18\x04 \x01(\x04\x12\x19\n\x11prefix_cache_hits\x18\x05 \x01(\x04\x12\x15\n\rprompt_tokens\x18\x06 \x01(\x04\x12\x19\n\x11generation_tokens\x18\x07 \x01(\x04*\x95\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_STATE_STARTING\x10\x01\x12\x16\n\x12WORKER_STATE_READY\x10\x02\x12\x1a\n\x16WORKER_STATE_UNHEALTHY\x10\x03\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bweft/session/v1/frame.proto\x12\x0fweft.session.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bweft/errors/v1/errors.proto\x1a\x1aweft/session/v1/span.proto\"\xa0\x04\n\x05\x46rame\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12\'\n\x05hello\x18\x02 \x01(\x0b\x32\x16.weft.session.v1.HelloH\x00\x12%\n\x04open\x18\x03 \x01(\x0b\x32\x15.weft.session.v1.OpenH\x00\x12%\n\x04head\x18\x04 \x01(\x0b\x32\x15.weft.session.v1.HeadH\x00\x12\x0e\n\x04\x64\x61ta\x18\x05 \x01(\x0cH\x00\x12\x10\n\x06\x63redit\x18\x06 \x01(\rH\x00\x12#\n\x03\x65nd\x18\x07 \x01(\x0b\x32\x14.weft.session.v1.EndH\x00\x12&\n\x05\x65rror\x18\x08 \x01(\x0b\x32\x15.weft.errors.v1.ErrorH\x00\x12)\n\x06\x63\x61ncel\x18\t \x01(\x0b\x32\x17.weft.session.v1.CancelH\x00\x12%\n\x04ping\x18\n \x01(\x0b\x32\x15.weft.session.v1.PingH\x00\x12%\n\x04pong\x18\x0b \x01(\x0b\x32\x15.weft.session.v1.PongH\x00\x12\'\n\x05\x64rain\x18\x0c \x01(\x0b\x32\x16.weft.session.v1.DrainH\x00\x12)\n\x06report\x18\r \x01(\x0b\x32\x17.weft.session.v1.ReportH\x00\x12%\n\x04stop\x18\x0e \x01(\x0b\x32\x15.weft.session.v1.StopH\x00\x12\'\n\x05spans\x18\x0f \x01(\x0b\x32\x16.weft.session.v1.SpansH\x00\x42\x06\n\x04kind\"a\n\x05Hello\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x03(\t\x12\x11\n\tmax_calls\x18\x03 \x01(\r\x12\x13\n\x0b\x62ody_credit\x18\x04 \x01(\r\x12\r\n\x05\x61gent\x18\x05 \x01(\t\"\xfe\x01\n\x04Open\x12\x11\n\toperation\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12(\n\x07headers\x18\x03 \x03(\x0b\x32\x17.weft.session.v1.Header\x12\x0c\n\x04\x62ody\x18\x04 \x01(\x0c\x12\x10\n\x08\x63omplete\x18\x05 \x01(\x08\x12\x0e\n\x06\x63redit\x18\x06 \x01(\r\x12\x12\n\ntimeout_ms\x18\x07 \x01(\r\x12\x1d\n\x15\x66irst_byte_timeout_ms\x18\x08 \x01(\r\x12\x0f\n\x07\x63luster\x18\t \x01(\t\x12\x11\n\tframework\x18\n \x01(\t\x12\r\n\x05trace\x18\x0b \x01(\x0c\x12\x13\n\x0btrace_state\x18\x0c \x01(\t\"%\n\x06Header\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"@\n\x04Head\x12\x0e\n\x06status\x18\x01 \x01(\r\x12(\n\x07headers\x18\x02 \x03(\x0b\x32\x17.weft.session.v1.Header\"\x05\n\x03\x45nd\"\x08\n\x06\x43\x61ncel\"\x15\n\x04Ping\x12\r\n\x05nonce\x18\x01 \x01(\x06\"\x15\n\x04Pong\x12\r\n\x05nonce\x18\x01 \x01(\x06\"\x19\n\x05\x44rain\x12\x10\n\x08grace_ms\x18\x01 \x01(\r\"%\n\x04Stop\x12\x0b\n\x03why\x18\x01 \x01(\t\x12\x10\n\x08grace_ms\x18\x02 \x01(\r\"\xce\x01\n\x06Report\x12+\n\x05state\x18\x01 \x01(\x0e\x32\x1c.weft.session.v1.WorkerState\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12,\n\x06models\x18\x03 \x03(\x0b\x32\x1c.weft.session.v1.ServedModel\x12\x11\n\tmax_calls\x18\x04 \x01(\r\x12#\n\x04load\x18\x05 \x01(\x0b\x32\x15.weft.session.v1.Load\x12!\n\x03job\x18\x06 \x01(\x0b\x32\x14.weft.session.v1.Job\"^\n\x03Job\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x03 \x01(\t\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\",\n\x0bServedModel\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tcard_json\x18\x02 \x01(\t\"\xc5\x01\n\x04Load\x12\x1c\n\x14num_requests_running\x18\x01 \x01(\r\x12\x1c\n\x14num_requests_waiting\x18\x02 \x01(\r\x12\x16\n\x0ekv_cache_usage\x18\x03 \x01(\x01\x12\x1c\n\x14prefix_cache_queries\x18\x04 \x01(\x04\x12\x19\n\x11prefix_cache_hits\x18\x05 \x01(\x04\x12\x15\n\rprompt_tokens\x18\x06 \x01(\x04\x12\x19\n\x11generation_tokens\x18\x07 \x01(\x04*\x95\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_STATE_STARTING\x10\x01\x12\x16\n\x12WORKER_STATE_READY\x10\x02\x12\x1a\n\x16WORKER_STATE_UNHEALTHY\x10\x03\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'weft.session.v1.frame_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WORKERSTATE']._serialized_start=1791
-  _globals['_WORKERSTATE']._serialized_end=1940
+  _globals['_WORKERSTATE']._serialized_start=1827
+  _globals['_WORKERSTATE']._serialized_end=1976
   _globals['_FRAME']._serialized_start=139
   _globals['_FRAME']._serialized_end=683
   _globals['_HELLO']._serialized_start=685
   _globals['_HELLO']._serialized_end=782
   _globals['_OPEN']._serialized_start=785
-  _globals['_OPEN']._serialized_end=1003
-  _globals['_HEADER']._serialized_start=1005
-  _globals['_HEADER']._serialized_end=1042
-  _globals['_HEAD']._serialized_start=1044
-  _globals['_HEAD']._serialized_end=1108
-  _globals['_END']._serialized_start=1110
-  _globals['_END']._serialized_end=1115
-  _globals['_CANCEL']._serialized_start=1117
-  _globals['_CANCEL']._serialized_end=1125
-  _globals['_PING']._serialized_start=1127
-  _globals['_PING']._serialized_end=1148
-  _globals['_PONG']._serialized_start=1150
-  _globals['_PONG']._serialized_end=1171
-  _globals['_DRAIN']._serialized_start=1173
-  _globals['_DRAIN']._serialized_end=1198
-  _globals['_STOP']._serialized_start=1200
-  _globals['_STOP']._serialized_end=1237
-  _globals['_REPORT']._serialized_start=1240
-  _globals['_REPORT']._serialized_end=1446
-  _globals['_JOB']._serialized_start=1448
-  _globals['_JOB']._serialized_end=1542
-  _globals['_SERVEDMODEL']._serialized_start=1544
-  _globals['_SERVEDMODEL']._serialized_end=1588
-  _globals['_LOAD']._serialized_start=1591
-  _globals['_LOAD']._serialized_end=1788
+  _globals['_OPEN']._serialized_end=1039
+  _globals['_HEADER']._serialized_start=1041
+  _globals['_HEADER']._serialized_end=1078
+  _globals['_HEAD']._serialized_start=1080
+  _globals['_HEAD']._serialized_end=1144
+  _globals['_END']._serialized_start=1146
+  _globals['_END']._serialized_end=1151
+  _globals['_CANCEL']._serialized_start=1153
+  _globals['_CANCEL']._serialized_end=1161
+  _globals['_PING']._serialized_start=1163
+  _globals['_PING']._serialized_end=1184
+  _globals['_PONG']._serialized_start=1186
+  _globals['_PONG']._serialized_end=1207
+  _globals['_DRAIN']._serialized_start=1209
+  _globals['_DRAIN']._serialized_end=1234
+  _globals['_STOP']._serialized_start=1236
+  _globals['_STOP']._serialized_end=1273
+  _globals['_REPORT']._serialized_start=1276
+  _globals['_REPORT']._serialized_end=1482
+  _globals['_JOB']._serialized_start=1484
+  _globals['_JOB']._serialized_end=1578
+  _globals['_SERVEDMODEL']._serialized_start=1580
+  _globals['_SERVEDMODEL']._serialized_end=1624
+  _globals['_LOAD']._serialized_start=1627
+  _globals['_LOAD']._serialized_end=1824
 # @@protoc_insertion_point(module_scope)

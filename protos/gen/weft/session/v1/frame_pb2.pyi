@@ -217,6 +217,8 @@ class Open(message.Message):
     FIRST_BYTE_TIMEOUT_MS_FIELD_NUMBER: builtins.int
     CLUSTER_FIELD_NUMBER: builtins.int
     FRAMEWORK_FIELD_NUMBER: builtins.int
+    TRACE_FIELD_NUMBER: builtins.int
+    TRACE_STATE_FIELD_NUMBER: builtins.int
     operation: builtins.str
     """The HTTP path as vLLM knows it: `/v1/chat/completions`, `/tokenize`."""
     method: builtins.str
@@ -235,6 +237,12 @@ class Open(message.Message):
     """The cluster that the call is pinned to; empty means any."""
     framework: builtins.str
     """The framework that the call is pinned to (`vllm`); empty means any."""
+    trace: builtins.bytes
+    """The span in whose course the call is made: 16 bytes of its trace's id, 8 of its own, one that is 1 if the trace is
+    sampled and 0 if not. Empty if the caller does not trace it; `traceparent` among the headers is then the client's.
+    """
+    trace_state: builtins.str
+    """W3C's `tracestate`, beside `trace`."""
     @builtins.property
     def headers(self) -> containers.RepeatedCompositeFieldContainer[Header]:
         """The headers that travel, lower case; an allow-list on each hop says which."""
@@ -252,10 +260,12 @@ class Open(message.Message):
         first_byte_timeout_ms: builtins.int = ...,
         cluster: builtins.str = ...,
         framework: builtins.str = ...,
+        trace: builtins.bytes = ...,
+        trace_state: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["body", b"body", "cluster", b"cluster", "complete", b"complete", "credit", b"credit", "first_byte_timeout_ms", b"first_byte_timeout_ms", "framework", b"framework", "headers", b"headers", "method", b"method", "operation", b"operation", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["body", b"body", "cluster", b"cluster", "complete", b"complete", "credit", b"credit", "first_byte_timeout_ms", b"first_byte_timeout_ms", "framework", b"framework", "headers", b"headers", "method", b"method", "operation", b"operation", "timeout_ms", b"timeout_ms", "trace", b"trace", "trace_state", b"trace_state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
