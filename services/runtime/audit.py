@@ -76,6 +76,7 @@ class AuditLog:
         self._lines: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._writer: threading.Thread | None = None
         self._starting = threading.Lock()
+        self._closing = threading.Lock()
         self._kept: list[_Waiting] = []
         self._dropped = 0
         self._problem = ""
@@ -101,11 +102,14 @@ class AuditLog:
     def start(self) -> None:
         """Opens it, if it is not open. Raises OSError."""
         with self._starting:
-            if self._writer is None:
-                self._file.open()
-                self._put(self._mark("opened"))
-                self._writer = threading.Thread(target=self._run, name="audit log", daemon=True)
-                self._writer.start()
+            self._start()
+
+    def _start(self) -> None:
+        if self._writer is None:
+            self._file.open()
+            self._put(self._mark("opened"))
+            self._writer = threading.Thread(target=self._run, name="audit log", daemon=True)
+            self._writer.start()
 
     def append(self, entry: msgspec.Struct, written: Written | None = None, *, keep: bool = True) -> None:
         """Has a line written. With `keep`, it is written later where it cannot be now; without, whoever waits for it
@@ -117,14 +121,14 @@ class AuditLog:
                 written(self._too_slow)
             return
         try:
-            self.start()
+            with self._starting:
+                self._start()
+                self._put(entry, written, keep=keep)
         except OSError as error:
             self._set_problem(error)
             self._dropped += written is None
             if written is not None:
                 written(self._problem)
-            return
-        self._put(entry, written, keep=keep)
 
     async def commit(self, entry: msgspec.Struct, *, keep: bool = False) -> str:
         """Has a line written, and returns when it is on the disk: empty, or why it is not."""
@@ -143,14 +147,23 @@ class AuditLog:
         return await done
 
     def close(self) -> None:
-        """Writes what waits, and returns when it is on the disk, if that takes it. Blocks."""
-        with self._starting:
-            writer, self._writer = self._writer, None
-        if writer is not None:
+        """Writes what waits, and returns when it is on the disk, if that takes it. Blocks.
+
+        What is appended meanwhile is left to the same writer, or to one that begins when it has ended: two at once
+        would take each other's lines, and also the word to end, for which this would wait for ever.
+        """
+        with self._closing:
+            writer = self._writer
+            if writer is None:
+                return
             self._idle()
             self._put(self._mark("closed"))
             self._lines.put(None)
             writer.join()
+            with self._starting:
+                self._writer = None
+                if not self._lines.empty():
+                    self._start()
 
     @property
     def _full(self) -> bool:

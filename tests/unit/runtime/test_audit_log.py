@@ -10,6 +10,7 @@ import resource
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -257,3 +258,24 @@ def test_a_full_disk_refuses_until_there_is_room_again(tmp_path: Path) -> None:
     verdict = look(file)
     assert (verdict.findings, verdict.notes) == ([], [])
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+
+
+def test_what_comes_while_it_is_closed_has_one_writer(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.log")
+    log.start()
+    asked, over = threading.Event(), threading.Event()
+
+    def go_on() -> None:
+        while not over.is_set():
+            log.append(said(1))
+            asked.set()
+
+    going = threading.Thread(target=go_on)
+    going.start()
+    asked.wait()
+    log.close()
+    over.set()
+    going.join()
+    log.close()
+    assert log.problem == ""
+    assert kinds(look(tmp_path / "audit.log")) == []
