@@ -34,16 +34,21 @@ def gather(pieces: Iterable[StreamChatResponse]) -> ChatResponse:
     """The answer of which these are the pieces, in order; what there is of it, if the last are missing."""
     answer = ChatResponse()
     choices: dict[int, _Choice] = {}
+    extra: dict[str, Any] = {}
     for piece in pieces:
         if piece.HasField("start"):
             _begin(answer, piece.start)
         for delta in piece.deltas:
             choices.setdefault(delta.index, _Choice(delta.index)).add(delta)
+        extra.update(_object(piece.extra_json))
         if piece.HasField("end"):
-            answer.usage.CopyFrom(piece.end.usage)
+            if piece.end.HasField("usage"):
+                answer.usage.CopyFrom(piece.end.usage)
             for end in piece.end.choices:
                 choices.setdefault(end.index, _Choice(end.index)).end = end
     answer.choices.extend(choices[index].whole() for index in sorted(choices))
+    if extra:
+        answer.extra_json = to_json(_object(answer.extra_json) | extra)
     return answer
 
 
@@ -51,16 +56,21 @@ def gather_completion(pieces: Iterable[StreamCompleteResponse]) -> CompleteRespo
     """The same for completions."""
     answer = CompleteResponse()
     choices: dict[int, _Completion] = {}
+    extra: dict[str, Any] = {}
     for piece in pieces:
         if piece.HasField("start"):
             _begin(answer, piece.start)
         for delta in piece.deltas:
             choices.setdefault(delta.index, _Completion(delta.index)).add(delta)
+        extra.update(_object(piece.extra_json))
         if piece.HasField("end"):
-            answer.usage.CopyFrom(piece.end.usage)
+            if piece.end.HasField("usage"):
+                answer.usage.CopyFrom(piece.end.usage)
             for end in piece.end.choices:
                 choices.setdefault(end.index, _Completion(end.index)).end = end
     answer.choices.extend(choices[index].whole() for index in sorted(choices))
+    if extra:
+        answer.extra_json = to_json(_object(answer.extra_json) | extra)
     return answer
 
 
@@ -75,15 +85,20 @@ class _Call:
 
     call: ToolCall = field(default_factory=ToolCall)
     arguments: list[str] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
 
     def add(self, delta: ToolCallDelta) -> None:
         self.call.id = delta.id or self.call.id
         self.call.type = delta.type or self.call.type
         self.call.function.name = delta.name or self.call.function.name
         self.arguments.append(delta.arguments)
+        _join(self.extra, _object(delta.extra_json))
 
     def whole(self) -> ToolCall:
+        extra = dict(self.extra)
         self.call.function.arguments = "".join(self.arguments)
+        self.call.function.extra_json = to_json(extra.pop("function", {}))
+        self.call.extra_json = to_json(extra)
         return self.call
 
 
@@ -191,7 +206,9 @@ def _join(whole: dict[str, Any], piece: dict[str, Any], *, texts: bool = False) 
             if not isinstance(old, dict):
                 old = whole[name] = {}
             _join(old, new, texts=texts or name == "delta")
-        elif isinstance(old, list | str if texts else list) and type(new) is type(old):
+        elif isinstance(old, list) and isinstance(new, list):
+            old += new
+        elif texts and isinstance(old, str) and isinstance(new, str):
             whole[name] = old + new
         elif new is not None or name not in whole:
             whole[name] = new

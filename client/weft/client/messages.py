@@ -5,8 +5,9 @@ all else goes along as JSON, so that nothing is lost.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from weft.inference.v1.chat_pb2 import (
     ChatMessage,
@@ -25,6 +26,9 @@ Json = Mapping[str, Any]
 Message = ChatMessage | Json | str
 Messages = str | Iterable[Message]
 """`"Hello"`, which is the user's; or what was said so far: texts of the user's, objects, messages."""
+
+_HALF: Final = re.compile("[\ud800-\udfff]")
+"""Half of a surrogate pair."""
 
 
 def to_messages(messages: Messages) -> list[ChatMessage]:
@@ -78,7 +82,10 @@ def to_json(value: Any) -> str:
     """JSON text for a field `…_json`: text stands as it is; none and an empty object are the empty field."""
     if isinstance(value, str):
         return value
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")) if value else ""
+    if not value:
+        return ""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _HALF.sub(lambda half: f"\\u{ord(half[0]):04x}", text)  # which JSON can spell, and no field can hold
 
 
 def _part(part: Json) -> ContentPart:

@@ -104,6 +104,30 @@ def test_what_has_no_field_goes_to_where_it_belongs() -> None:
     assert choice.extra_json == '{"seen":12345678901234567890}'
 
 
+def test_what_an_answer_tells_later() -> None:
+    begun = chat_pb2.StreamChatResponse(start=chat_pb2.ChatStart(id="c", extra_json='{"a":1,"b":[1]}'))
+    later = chat_pb2.StreamChatResponse(extra_json='{"b":[2],"system_fingerprint":"f"}')
+    assert gather([begun, later, END]).extra_json == '{"a":1,"b":[2],"system_fingerprint":"f"}'
+    start = completions_pb2.StreamCompleteResponse(start=completions_pb2.CompletionStart(id="c"))
+    more = completions_pb2.StreamCompleteResponse(extra_json='{"system_fingerprint":"\\ud800"}')
+    assert gather_completion([start, more]).extra_json == more.extra_json
+
+
+def test_what_a_call_of_a_tool_tells_besides() -> None:
+    calls = [
+        chat_pb2.ToolCallDelta(id="call-0", name="look", extra_json='{"x":1,"function":{"y":2}}'),
+        chat_pb2.ToolCallDelta(arguments="{}", extra_json='{"z":3}'),
+    ]
+    deltas = [chat_pb2.ChatDelta(tool_calls=[call]) for call in calls]
+    (choice,) = gather([START, chat_pb2.StreamChatResponse(deltas=deltas), END]).choices
+    (call,) = choice.message.tool_calls
+    assert (call.extra_json, call.function.extra_json) == ('{"x":1,"z":3}', '{"y":2}')
+
+
+def test_an_end_without_usage() -> None:
+    assert not gather([START, chat_pb2.StreamChatResponse(end=chat_pb2.ChatEnd())]).HasField("usage")
+
+
 def test_tool_calls_go_by_their_index() -> None:
     calls = [chat_pb2.ToolCallDelta(index=index, id=f"call-{index}") for index in (1, 0)]
     (choice,) = gather([chat_pb2.StreamChatResponse(deltas=[chat_pb2.ChatDelta(tool_calls=calls)])]).choices
