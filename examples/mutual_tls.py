@@ -1,7 +1,8 @@
 """Calls by a certificate alone: python examples/mutual_tls.py
 
-With `weft up --mtls`, and `weft certs issue spiffe://weft/users/ada` (docs/tls.md). The files are named in
-WEFT_CERTIFICATE, WEFT_CERTIFICATE_KEY and WEFT_CA.
+With `weft up --mtls`, `weft certs issue spiffe://weft/users/ada`, and a rule in `auth.certificates` that admits her
+(docs/tls.md). The files are named in WEFT_CERTIFICATE, WEFT_CERTIFICATE_KEY and WEFT_CA. A router's certificate has its
+role for a name, whatever address it has; for an Envoy in front of it, set WEFT_SERVER_NAME to the host in Envoy's.
 """
 
 import os
@@ -14,7 +15,7 @@ tls = MutualTls(
     certificate_file=os.environ["WEFT_CERTIFICATE"],
     key_file=os.environ["WEFT_CERTIFICATE_KEY"],
     ca_file=os.environ["WEFT_CA"],
-    server_name="router.weft.weft",  # the router's name in its certificate, whatever address it has
+    server_name=os.environ.get("WEFT_SERVER_NAME", "router.weft.weft"),
 )
 with Client(tls=tls) as client:
     print("I may use:", ", ".join(model.id for model in client.models()))

@@ -44,7 +44,9 @@ function connect(env = process.env) {
 
 function keyOf(env) {
   const made = path.join(env.WEFT_HOME || path.join(os.homedir(), ".weft"), "dev.key");
-  return env.WEFT_KEY || fs.readFileSync(made, "utf8").trim();
+  if (env.WEFT_KEY) return env.WEFT_KEY;
+  if (!fs.existsSync(made)) throw new Error(`There is no key: set WEFT_KEY, or start a mesh, whose key is ${made}.`);
+  return fs.readFileSync(made, "utf8").trim();
 }
 
 // What goes with each call: who calls, and by when it must have ended.

@@ -104,6 +104,12 @@ async def test_node(mesh: Mesh, file: str) -> None:
 
 
 @requires_part("node")
+async def test_node_without_a_key_says_what_to_do(tmp_path: Path) -> None:
+    environ = {"WEFT_ROUTER": "127.0.0.1:9", "WEFT_HOME": str(tmp_path)}
+    assert "There is no key: set WEFT_KEY" in await node("chat.js", environ, fails=True)
+
+
+@requires_part("node")
 @pytest.mark.parametrize("file", ["chat.js", "streaming.js"])
 async def test_node_reads_errors(mesh: Mesh, file: str) -> None:
     environ = {**surroundings(mesh), "WEFT_MODEL": "no-such-model"}
