@@ -84,8 +84,8 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):
     """A span that has ended. `service` says whose it is: `router`, `worker`, `vllm`. Times are in nanoseconds since
-    1970. `error` says why it failed, by the reason's name in lower case; empty means that it did not. `resource` is
-    what there is to say of the process beyond its service.
+    1970; a span whose clock was set back meanwhile ends as it begins. `error` says why it failed, by the reason's name
+    in lower case; empty means that it did not. `resource` is what there is to say of the process beyond its service.
     """
 
     context: TraceContext
@@ -99,6 +99,10 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
     events: tuple[Event, ...] = ()
     error: str = ""
     resource: Attributes = {}
+
+    def __post_init__(self) -> None:
+        if self.end_ns < self.start_ns:
+            msgspec.structs.force_setattr(self, "end_ns", self.start_ns)
 
 
 class SpanSink(Protocol):

@@ -97,7 +97,7 @@ def _start_span(start: Start, place: TraceContext) -> Span:
         name=f"start {start.endpoint}",
         service="launcher",
         start_ns=_ns(start.created_at),
-        end_ns=_ns(max(ended, start.created_at)),
+        end_ns=_ns(ended),
         attributes={**_facts(start), weft_attributes.OUTCOME: outcome},
         error=_error(start),
     )
@@ -111,7 +111,7 @@ def _stage_span(start: Start, stage: Stage, place: TraceContext) -> Span:
         service="launcher",
         kind=Kind.PRODUCER if stage.name == "submit" else Kind.INTERNAL,
         start_ns=_ns(stage.begun),
-        end_ns=_ns(max(stage.ended, stage.begun)),  # the clock may have been set back
+        end_ns=_ns(stage.ended),
         attributes=_facts(start),
         error=stage.error,
     )

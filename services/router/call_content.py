@@ -57,7 +57,7 @@ def input_messages(body: bytes) -> str:
     for key in ("messages", "prompt", "input", "query"):
         value = asked.get(key)
         if isinstance(value, list) and all(isinstance(one, dict) for one in value):
-            said += [(str(one.get("role", "user")), _text(one.get("content"))) for one in value]
+            said += [(_text(one.get("role")) or "user", _text(one.get("content"))) for one in value]
         elif value is not None:
             said.append(("user", _text(value)))
     return _told(said)
@@ -116,7 +116,7 @@ def _told(said: Said) -> str:
     for most in _TRIES:
         left, messages = most, []
         for role, text in reversed(said):
-            short = text.encode("utf-8", "replace")[:left].decode("utf-8", "ignore")
+            short = text[:left].encode("utf-8", "replace")[:left].decode("utf-8", "ignore")
             left -= len(short.encode())
             messages.append({"role": role[:32], "parts": [{"type": "text", "content": short}]})
         told = msgspec.json.encode(messages[::-1])

@@ -81,7 +81,7 @@ def _of_call(
     attributes: _Attributes = {
         gen_ai.OPERATION: operation,
         gen_ai.PROVIDER: _provider(notes.steps),
-        weft_attributes.REQUEST_ID: request.header("x-request-id") or "",
+        weft_attributes.REQUEST_ID: (request.header("x-request-id") or "")[:_LONGEST],
         weft_attributes.OUTCOME: outcome,
         weft_attributes.ATTEMPTS: sum(step.target is not None for step in notes.steps),
     }

@@ -61,7 +61,7 @@ def read_span(proto: span_pb2.Span, *, service: str, resource: Attributes) -> Sp
         service=service,
         kind=_KINDS.get(proto.kind, Kind.INTERNAL),
         start_ns=proto.start_time_unix_nano,
-        end_ns=max(proto.start_time_unix_nano, proto.end_time_unix_nano),
+        end_ns=proto.end_time_unix_nano,
         attributes=_from_protos(proto.attributes),
         events=tuple(
             Event(event.name, event.time_unix_nano, _from_protos(event.attributes))

@@ -57,7 +57,7 @@ def _span(span: PbSpan, service: str, resource: Attributes) -> Span:
         service=service,
         kind=_KINDS.get(span.kind, Kind.INTERNAL),
         start_ns=span.start_time_unix_nano,
-        end_ns=max(span.start_time_unix_nano, span.end_time_unix_nano),
+        end_ns=span.end_time_unix_nano,
         attributes=attributes,
         events=tuple(
             Event(event.name[:LONGEST], event.time_unix_nano, _attributes(event.attributes))

@@ -129,3 +129,9 @@ def test_an_allowance_of_nothing_is_none() -> None:
     assert not nothing.take()
     clock.now += 100
     assert not nothing.take()
+
+
+def test_a_span_whose_clock_was_set_back_ends_as_it_begins() -> None:
+    place = new_root(sampled=True)
+    assert Span(context=place, name="x", service="router", start_ns=7, end_ns=3).end_ns == 7
+    assert Span(context=place, name="x", service="router", start_ns=7, end_ns=8).end_ns == 8

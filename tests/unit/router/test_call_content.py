@@ -49,6 +49,14 @@ def test_what_cannot_be_read_is_not_told(body: bytes) -> None:
     assert output_messages(body) == ""
 
 
+def test_a_role_that_is_none_is_a_users():
+    role: object = []
+    for _ in range(400):  # deeper than Python writes it
+        role = [role]
+    body = json.dumps({"messages": [{"role": role, "content": "hello"}]}).encode()
+    assert json.loads(input_messages(body)) == [{"role": "user", "parts": [{"type": "text", "content": "hello"}]}]
+
+
 def test_a_stream_is_told_as_far_as_it_was_kept():
     passed: list[bytes] = []
     beginning = Beginning(passed.append)
