@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from weft.client import AsyncClient, NotAllowed, RateLimited, Retry, Tls, Unavailable
+from weft.client import AsyncClient, InvalidRequest, NotAllowed, RateLimited, Retry, Tls, Unavailable
 
 from tests.testing.certificates import Authority
 from tests.testing.mesh import Mesh, StartMesh
@@ -55,6 +55,19 @@ async def test_leaving_frees_the_model_server(twins: Twins, streamed: bool) -> N
             await twins.mesh.until(twins.computing, lambda now: sum(now) == 1, "the call is computed")
             asked.cancel()
         await twins.until_idle()
+
+
+async def test_messages_of_many_mebibytes(start_mesh: StartMesh) -> None:
+    """More than gRPC's own 4 MiB each way, through router, session and worker; and more than is taken."""
+    mesh = await start_mesh()
+    async with AsyncClient(mesh.address("router"), credential=mesh.key) as client:
+        texts = ["a" * 512] * 20 * 1024
+        answer = await client.embed(MODEL, texts)
+        assert len(answer.embeddings) == len(texts)
+        assert answer.ByteSize() > 4 * 2**20
+        with pytest.raises(InvalidRequest) as failed:
+            await client.embed(MODEL, ["a" * 33 * 2**20])
+        assert failed.value.reason == "BODY_TOO_LARGE"
 
 
 async def test_limits_are_told(start_mesh: StartMesh) -> None:

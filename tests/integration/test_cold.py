@@ -16,6 +16,7 @@ import grpc
 import openai
 import pytest
 from aiohttp import web
+from weft.client import AsyncClient
 from weft.inference.v1 import chat_pb2, inference_pb2
 from weft.registry.v1 import registry_pb2, resources_pb2
 
@@ -259,6 +260,20 @@ async def test_typed_streams_tell_of_waiting(
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 _ = [piece async for piece in call]
         assert reason.encode() in dict(refused.value.trailing_metadata() or ())["grpc-status-details-bin"]
+
+
+async def test_weft_client_sees_a_model_start(start_mesh: StartMesh, launcher: FakeLauncher) -> None:
+    async with cold_mesh(start_mesh, launcher, heartbeat_after_s=0.2) as mesh:
+        await until_known(mesh, launcher)
+        launcher.tell(ENDPOINT, "queued", QUEUED)
+        async with AsyncClient(mesh.address("router"), credential=mesh.key) as client:
+            silent = asyncio.create_task(client.chat(MODEL, "Hello", max_tokens=3))
+            stream = client.stream_chat(MODEL, "Hello", max_tokens=3)
+            assert (await anext(stream)).progress == QUEUED
+            mesh.launch_worker(endpoint=ENDPOINT)
+            answer = await stream.result()
+            assert answer.choices[0].message.text == (await silent).choices[0].message.text
+        assert answer.usage.completion_tokens == 3
 
 
 async def test_a_thousand_calls_wait_and_are_answered_by_one_worker(

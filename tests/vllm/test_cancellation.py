@@ -1,8 +1,11 @@
 """The client leaves: vLLM stops computing."""
 
+import asyncio
 import time
 
 import pytest
+from weft.client import AsyncClient
+from weft.client.requests import ChatOptions
 
 from tests.vllm.calls import LONG_CALLS, long_call
 from tests.vllm.conftest import Measured
@@ -10,11 +13,18 @@ from tests.vllm.exchange import send
 from tests.vllm.mesh import Mesh
 from tests.vllm.processes import Deadline
 from tests.vllm.rows import completions
-from tests.vllm.rows.row import JSON, encode
+from tests.vllm.rows.row import CHAT_MODEL, JSON, encode
 from tests.vllm.server import VllmServer
 
 # The bound is 1 s; this is for machines that starve a process now and then.
 LIMIT_SECONDS = 8
+
+
+def one_runs(server: VllmServer) -> None:
+    """Wait until a call is computed."""
+    for _ in Deadline(30, "vLLM computes"):
+        if server.running == 1:
+            break
 
 
 def nothing_runs(server: VllmServer) -> None:
@@ -38,13 +48,31 @@ def test_a_client_that_leaves_stops_vllm(
     call = long_call(mesh, path, stream=stream)
     if stream:
         call.first_events()
-    for _ in Deadline(30, "vLLM computes"):
-        if chat_server.running == 1:
-            break
+    one_runs(chat_server)
     left = time.monotonic()
     call.leave()
     nothing_runs(chat_server)
     measured(f"client gone, {path}, {'streamed' if stream else 'unstreamed'}", time.monotonic() - left)
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "unstreamed"])
+async def test_a_caller_of_the_typed_api_that_leaves_stops_vllm(
+    chat_server: VllmServer, mesh: Mesh, measured: Measured, stream: bool
+) -> None:
+    async with AsyncClient(mesh.router, credential=mesh.key) as client:
+        how: ChatOptions = {"max_tokens": 8000, "extra": {"ignore_eos": True}}
+        if stream:
+            answer = client.stream_chat(CHAT_MODEL, "Count.", **how)
+            assert await anext(answer.text())
+            leave = answer.close
+        else:
+            asked = asyncio.create_task(client.chat(CHAT_MODEL, "Count.", **how))
+            leave = asked.cancel
+        await asyncio.to_thread(one_runs, chat_server)
+        left = time.monotonic()
+        leave()
+        await asyncio.to_thread(nothing_runs, chat_server)
+        measured(f"typed client gone, {'streamed' if stream else 'unstreamed'}", time.monotonic() - left)
 
 
 def test_leaving_disturbs_no_other(chat_server: VllmServer, mesh: Mesh) -> None:
