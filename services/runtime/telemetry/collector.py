@@ -40,7 +40,7 @@ class Collector:
     def __init__(self, config: TracingConfig, home: Path) -> None:
         self._endpoint = config.endpoint
         self._words = _listen_to_the_sdk()
-        url = _url(config)
+        url = urlsplit(config.endpoint)
         headers = _headers(home / config.headers_file) if config.headers_file else {}
         ca = _ca(home / config.ca_file) if config.ca_file else None
         with _without_variables():
@@ -89,17 +89,6 @@ def _by_http(url: SplitResult, headers: dict[str, str], ca: Path | None) -> Span
         compression=Compression.NoCompression,
         session=session,
     )
-
-
-def _url(config: TracingConfig) -> SplitResult:
-    url = urlsplit(config.endpoint)
-    if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
-        raise _wrong("endpoint", "must be a URL such as http://127.0.0.1:4317")
-    if "@" in url.netloc:
-        raise _wrong("endpoint", "must hold no password; put the header 'authorization' into 'tracing.headers_file'")
-    if config.protocol == "grpc" and url.path.strip("/"):
-        raise _wrong("endpoint", "must have no path with gRPC; remove it, or set 'tracing.protocol' to http")
-    return url
 
 
 def _headers(file: Path) -> dict[str, str]:

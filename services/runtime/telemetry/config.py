@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -38,6 +39,25 @@ class TracingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many failed calls a second are traced although they were not sampled, in each process."""
     content: bool = False
     """Prompts and answers are told in spans, shortened. Whoever sees traces then reads what callers write."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a URL that cannot be; without it, as it may hold a password."""
+        if not self.endpoint:
+            return
+        try:
+            url = urlsplit(self.endpoint)
+            right = url.scheme in ("http", "https") and url.hostname and url.port != 0
+        except ValueError:
+            right = False
+        if not right or url.query or url.fragment:
+            raise ValueError("'endpoint' must be a URL such as http://127.0.0.1:4317")
+        if "@" in url.netloc:
+            raise ValueError(
+                "'endpoint' must hold no password; put the header 'authorization' into a file, and name that as "
+                "'headers_file'"
+            )
+        if self.protocol == "grpc" and url.path.strip("/"):
+            raise ValueError("'endpoint' must have no path with gRPC; remove it, or set 'protocol' to http")
 
     @property
     def on(self) -> bool:

@@ -49,3 +49,30 @@ def test_services_that_are_started_otherwise_trace_nothing_until_they_are_told(t
 def test_what_cannot_be_is_refused(tmp_path: Path, given: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"tracing\."):
         load({"WEFT_HOME": str(tmp_path), **to_environ({"tracing": given})})
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"endpoint": "collector:4317"}, "must be a URL such as http://127.0.0.1:4317"),
+        ({"endpoint": "http://"}, "must be a URL"),
+        ({"endpoint": "http://collector:99999"}, "must be a URL"),
+        ({"endpoint": "http://[::1:4317"}, "must be a URL"),
+        ({"endpoint": "https://collector/v1/traces?key=s3cret", "protocol": "http"}, "must be a URL"),
+        ({"endpoint": "http://a:s3cret@b:4317"}, "must hold no password"),
+        ({"endpoint": "http://b:4317/v1/traces"}, "set 'protocol' to http"),
+    ],
+)
+def test_a_url_that_cannot_be_is_refused_by_every_command(tmp_path: Path, given: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=r"tracing") as caught:
+        load({"WEFT_HOME": str(tmp_path), **to_environ({"tracing": given})})
+    assert told in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"endpoint": "https://b"}, {"endpoint": "http://[::1]:4317"}, {"endpoint": "http://b/x", "protocol": "http"}],
+)
+def test_a_url_that_can_be(tmp_path: Path, given: dict[str, Any]) -> None:
+    assert load({"WEFT_HOME": str(tmp_path), **to_environ({"tracing": given})}).section("tracing", TracingConfig).on
