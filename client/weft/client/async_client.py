@@ -262,6 +262,9 @@ class AsyncClient:
                 return answer
             except grpc.RpcError as failed:
                 pause = calling.failed(failed)
+            except asyncio.CancelledError:
+                calling.cancelled()
+                raise
             await self._sleep(pause)
 
     def _stream(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Any, Generic, Self
@@ -58,6 +59,9 @@ class AsyncStream(Generic[Piece, Whole]):
                 pause = self._calling.failed(failed, begun=bool(self._course.pieces))
                 self._course.over = False
                 await self._sleep(pause)
+            except asyncio.CancelledError:
+                self._calling.cancelled()
+                raise
         raise StopAsyncIteration
 
     async def text(self) -> AsyncIterator[str]:

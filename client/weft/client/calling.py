@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import time
@@ -14,7 +15,7 @@ from typing import Final
 import grpc
 from weft.client.channel import MutualTls, Target, Tls, is_loopback
 from weft.client.credentials import KEY_VARIABLE, ApiKey, Credential
-from weft.client.errors import from_rpc
+from weft.client.errors import WeftError, from_rpc
 from weft.client.retry import Attempts, Retry
 from weft.client.trace import trace_headers
 
@@ -85,6 +86,19 @@ class Calling:
     def metadata(self, token: str | None) -> tuple[tuple[str, str], ...]:
         """An attempt's metadata."""
         return self._metadata if token is None else (*self._metadata, ("authorization", f"Bearer {token}"))
+
+    def cancelled(self) -> None:
+        """The call was cancelled. If it was not the task that waits for it, somebody has closed the client, or the
+        stream: raises the `WeftError` for that, as a CancelledError would end the task as if itself were meant.
+        """
+        task = asyncio.current_task()
+        if task is None or not task.cancelling():
+            raise WeftError(
+                "CANCELLED",
+                "The call was cancelled: its client, or its stream, was closed.",
+                code=grpc.StatusCode.CANCELLED,
+                request_id=self.request_id,
+            ) from None
 
     def failed(self, failed: grpc.RpcError, *, begun: bool = False) -> float:
         """Seconds to wait until the next attempt. Raises the `WeftError` that it is if there is none, as there is where

@@ -4,7 +4,7 @@ import asyncio
 import threading
 
 import pytest
-from weft.client import AsyncClient, Client, TimedOut
+from weft.client import AsyncClient, Client, TimedOut, WeftError
 
 from tests.unit.client.server import START, Server, said
 
@@ -58,6 +58,35 @@ async def test_cancelling_a_task_cancels_its_call(server: Server, streamed: bool
         await server.servicer.left.wait()
         with pytest.raises(asyncio.CancelledError):
             await asking
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_closing_the_client_ends_its_calls_and_cancels_no_task(server: Server, streamed: bool) -> None:
+    server.servicer.pieces, server.servicer.hangs = PIECES, True
+
+    async def ask(client: AsyncClient) -> str:
+        try:
+            await (client.stream_chat("m", "Hi").result() if streamed else client.chat("m", "Hi"))
+        except WeftError as error:
+            return error.reason
+        return "answered"
+
+    async with AsyncClient(server.address) as client:
+        asking = asyncio.create_task(ask(client))
+        await server.servicer.called.wait()
+    assert await asking == "CANCELLED"
+
+
+async def test_a_stream_of_which_one_reading_was_cancelled_does_not_look_whole(server: Server) -> None:
+    server.servicer.pieces, server.servicer.hangs = PIECES, True
+    async with AsyncClient(server.address) as client:
+        stream = client.stream_chat("m", "Hi")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await stream.result()
+        with pytest.raises(WeftError) as failed:
+            _ = [piece async for piece in stream]
+    assert failed.value.reason == "CANCELLED"
 
 
 @pytest.mark.parametrize("given", ["client", "call"])
