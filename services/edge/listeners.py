@@ -29,7 +29,7 @@ def listeners(edge: Edge) -> list[Plain]:
             HTTPS,
             http_routes(edge),
             forward_client_cert_details="SANITIZE",
-            local_reply_config=local_replies(),
+            local_reply_config=local_replies(edge),
         )
         made.append(_listener(HTTPS, edge.config.https_address, tls.https_front(edge), manager))
     if edge.has_grpc:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from services.core.errors import Reason
 from services.edge.clusters import FACADE, ROUTER
 from services.edge.edge import Edge
 from services.edge.filters import UNASKED
-from services.edge.local_replies import body_of
 from services.edge.plain import Plain, extension, seconds
 from services.rpc.status import NOT_BEGUN
 
@@ -25,14 +23,14 @@ would reach whichever Envoy picks (docs/adr/0019).
 
 def http_routes(edge: Edge) -> Plain:
     """For the facades. They know the paths; here are only those that Envoy must treat in another way."""
-    largest = edge.max_body
-    too_large = body_of(Reason.BODY_TOO_LARGE, f"The request's body is larger than {largest} bytes.")
     routes = [
         _route("health", {"path": "/health"}, _action(edge, FACADE, timeout="5s"), unasked=True),
-        # The facade's own counters, which it shows to everybody.
-        _answer("metrics", {"path": "/metrics"}, 404, body_of(Reason.OPERATION_NOT_FOUND)),
         # The facade refuses it as well, and a client that is still sending would not hear it.
-        _answer("too-large", {"prefix": "/", "headers": [_longer_than(largest)]}, 413, too_large),
+        {
+            "name": "too-large",
+            "match": {"prefix": "/", "headers": [_longer_than(edge.max_body)]},
+            "direct_response": {"status": 413},
+        },
         _route("api", {"prefix": "/"}, _action(edge, FACADE, retry=_RETRY)),
     ]
     return _virtual_host("https", routes)
@@ -62,10 +60,6 @@ def _longer_than(size: int) -> Plain:
 def _route(name: str, match: Plain, action: Plain, *, unasked: bool = False) -> Plain:
     made: dict[str, Any] = {"name": name, "match": match, "route": action}
     return {**made, "typed_per_filter_config": UNASKED} if unasked else made
-
-
-def _answer(name: str, match: Plain, status: int, body: str) -> Plain:
-    return {"name": name, "match": match, "direct_response": {"status": status, "body": {"inline_string": body}}}
 
 
 def _action(edge: Edge, cluster: str, *, timeout: str = "0s", retry: Plain | None = None) -> Plain:

@@ -123,6 +123,26 @@ async def test_a_redirect_stays_with_https(plain: Both) -> None:
         assert (answer.status, str(answer.url)) == (200, f"https://{front.https}{CHAT}")
 
 
+async def test_under_messages_errors_have_anthropics_shape(start_envoy: StartFront, plain: Both) -> None:
+    mesh, front = plain
+    gone = await start_envoy(mesh, facades=["127.0.0.1:9"])
+    async with gone.http() as client:
+        for path in ("/v1/messages", "/v1/messages/count_tokens?beta=true"):
+            async with client.post(path, json=ASKED, headers=bearer(mesh.key)) as answer:
+                body = await answer.json()
+                assert (answer.status, body["type"], body["error"]["type"]) == (503, "error", "overloaded_error")
+        async with client.post("/v1/messages_", json=ASKED, headers=bearer(mesh.key)) as answer:
+            assert (answer.status, (await answer.json())["error"]["code"]) == (503, "router_unavailable")
+    body = b"a" * (33 * 1024 * 1024)
+    async with (
+        front.http() as client,
+        client.post("/v1/messages", data=body, headers=bearer(mesh.key), expect100=True) as answer,
+    ):
+        error = (await answer.json())["error"]
+        assert (answer.status, error["type"]) == (413, "request_too_large")
+        assert "33554432" in error["message"]
+
+
 async def test_too_many_requests(start_envoy: StartFront, plain: Both) -> None:
     mesh, _ = plain
     front = await start_envoy(mesh, limits={"requests_per_second": 1, "burst": 1})
