@@ -19,7 +19,7 @@ up: .venv/.installed ## start the whole mesh on this machine, with a simulated v
 demo: .venv/.installed ## the same, ask it one question, show the answer and the status, and stop
 	@exec $(BIN)/weft demo $(ARGS)
 
-test: checks ## every check and test, but for the real vLLM and Globus Compute; says what it left out
+test: checks ## every check and test, but for the real vLLM, Envoy and Globus Compute; says what it left out
 	$(BIN)/pytest tests/unit tests/contract tests/integration $(ARGS)
 
 checks: .venv/.installed
