@@ -91,14 +91,14 @@ class CallMetrics:
         )
         self.duration = Histograms(
             "gen_ai_server_request_duration_seconds",
-            "From the coming of a call to the last byte of its answer, for those that were answered whole.",
+            "From when a call's caller is known to the last byte of its answer, for those that were answered whole.",
             _GEN_AI,
             bounds=_SECONDS,
         )
         self.first_token = Histograms(
             "gen_ai_server_time_to_first_token_seconds",
-            "From the coming of a call to the first byte of its answer's body, for streamed answers; the wait for a "
-            "worker is in it.",
+            "From when a call's caller is known to the first byte of its answer's body, for streamed answers; the "
+            "wait for a worker is in it.",
             _GEN_AI,
             bounds=_FIRST_SECONDS,
         )
