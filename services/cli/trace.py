@@ -27,7 +27,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 _PIPE_WIDTH: Final = 120
 _SHORT: Final = 12
-"""Characters of an id in the list, more where that does not tell them apart: callers may have chosen them."""
+"""Characters of an id in the list, more where others begin so, too: callers may have chosen them."""
 
 
 @app.command()
@@ -50,7 +50,7 @@ def trace(
     if as_json:
         print(json.dumps([trace.to_builtins() for trace in chosen], indent=2))
     elif chosen:
-        _list(chosen, _short(known))
+        _list(chosen, known)
     else:
         print(_none(config, bool(known)))
 
@@ -76,13 +76,13 @@ def _show(trace: Trace, details: bool, as_json: bool) -> None:
         console.print(line, soft_wrap=True)
 
 
-def _short(known: Sequence[Trace]) -> int:
-    """How many characters tell the ids apart."""
-    lengths = range(_SHORT, len(known[0].id))
-    return next((some for some in lengths if len({trace.id[:some] for trace in known}) == len(known)), lengths.stop)
+def _short(one: Trace, known: Sequence[Trace]) -> str:
+    """The beginning of its id that no other has."""
+    beginnings = (one.id[:some] for some in range(_SHORT, len(one.id)))
+    return next((some for some in beginnings if sum(other.id.startswith(some) for other in known) == 1), one.id)
 
 
-def _list(chosen: Sequence[Trace], short: int) -> None:
+def _list(chosen: Sequence[Trace], known: Sequence[Trace]) -> None:
     table = Table("trace", "began", "took", "what", "caller", "model", "status")
     for one in chosen:
         began = datetime.datetime.fromtimestamp(one.start_ns / 1e9).astimezone()
@@ -90,9 +90,9 @@ def _list(chosen: Sequence[Trace], short: int) -> None:
         cells = (f"{began:%m-%d %H:%M:%S}", duration(one.end_ns - one.start_ns), one.root.name, caller, model)
         # As text: a caller's model may be named like rich's markup.
         status = Text(plain(one.status), "red" if one.failed else "")
-        table.add_row(one.id[:short], *(Text(plain(cell)) for cell in cells), status)
+        table.add_row(_short(one, known), *(Text(plain(cell)) for cell in cells), status)
     print_table(table)
-    print(f"weft trace {chosen[0].id[:short]} shows the first of them.")
+    print(f"weft trace {_short(chosen[0], known)} shows the first of them.")
 
 
 def _none(config: Config, some: bool) -> str:

@@ -169,10 +169,12 @@ def test_the_list(home: Path) -> None:
 
 def test_the_list_tells_ids_apart_that_begin_alike(home: Path) -> None:
     ids = ["a" * 20 + letter * 12 for letter in "bc"]
-    keep(home, [one(1, trace=id) for id in ids])
+    keep(home, [one(1, trace=id) for id in (*ids, ID)])
     told = CliRunner().invoke(app, []).stdout
     assert [id[:21] in told for id in ids] == [True, True]
     assert ids[0][:22] not in told
+    assert ID[:12] in told
+    assert ID[:13] not in told
 
 
 def test_one_of_them(home: Path) -> None:
