@@ -32,14 +32,15 @@ _ENDING: Final = 5.0
 
 async def serve(edge: Edge, program: Path, service_key: Callable[[], str], process: Process) -> None:
     """Runs Envoy until the process is asked to stop. Raises `ChildError` if Envoy ends by itself, or does not start."""
-    shown = _show(edge, service_key)
+    shown = "" if edge.mesh_files is not None else service_key()
+    _show(edge, shown)
     write(texts(rendered(edge)), edge.directory)
     (edge.home / edge.config.access_log).parent.mkdir(parents=True, exist_ok=True)
     envoy = await start_child(_spec(edge, program))
     died = asyncio.ensure_future(envoy.wait())
     keeping = asyncio.ensure_future(_keep_showing(edge, service_key, shown))
     try:
-        async with aiohttp.ClientSession() as session:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout()) as session:
             admin = Admin(session, edge.config.admin_address)
             await _until_ready(admin, envoy)
             process.ready("envoy", edge.config.https_address or edge.config.grpc_address)
@@ -104,21 +105,21 @@ async def _until_ready(admin: Admin, envoy: Child) -> None:
         raise ChildError(f"Envoy was not ready within {START_TIMEOUT:g} s: does auth run?\n{last}") from None
 
 
-def _show(edge: Edge, service_key: Callable[[], str]) -> str:
-    """Writes the key that Envoy shows to auth, for its owner alone. Raises OSError where there is none."""
-    if edge.mesh_files is not None:
-        return ""
-    key = service_key()
-    write(texts({KEY_FILE: key_file(key)}), edge.directory, mode=0o600)
-    return key
+def _show(edge: Edge, key: str) -> None:
+    """Writes the key that Envoy shows to auth, for its owner alone; there is none where it shows a certificate."""
+    if key:
+        write(texts({KEY_FILE: key_file(key)}), edge.directory, mode=0o600)
 
 
 async def _keep_showing(edge: Edge, service_key: Callable[[], str], shown: str) -> None:
-    """A rotated key is taken up without a restart, as all services do it."""
+    """A rotated key is taken up without a restart, as all services do it; half-written ones, which are empty, are not:
+    auth would refuse every call.
+    """
     while edge.mesh_files is None:
         await asyncio.sleep(_KEY_POLL)
         try:
-            if service_key() != shown:
-                shown = _show(edge, service_key)
+            if (key := service_key()) and key != shown:
+                _show(edge, key)
+                shown = key
         except OSError as error:
             log.warning("the service key cannot be read; Envoy shows the last one on: %s", error)
