@@ -11,6 +11,9 @@ from types import MappingProxyType
 from services.runtime.child import ChildSpec
 from tests.testing.processes import SOON, Part
 
+_WHOLE = 4 * SOON
+"""Seconds for a whole mesh: its parts start one after the other, and `weft up` itself gives up on one that does not."""
+
 
 class Up(Part):
     """A `weft up` on free ports, with its home in `folder`. `url` and `key` are there once it has begun. `environ` is
@@ -34,7 +37,7 @@ class Up(Part):
         """Starts it, and returns when it has told its address."""
         self.launch()
         words = "Base URL"
-        async with asyncio.timeout(SOON):
+        async with asyncio.timeout(_WHOLE):
             while words not in self.log:
                 assert self.running, self.log
                 await asyncio.sleep(0.02)
