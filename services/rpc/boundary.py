@@ -22,6 +22,7 @@ from services.rpc.channel import credential_of
 from services.rpc.peer_principals import PeerPrincipals
 from services.rpc.status import abort
 from services.rpc.traced import UNTRACED, RpcTrace, RpcTraces, Untraced
+from services.rpc.weight import weighed
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +139,8 @@ def _unary(behaviour: Any, admit: _Admit, make_watch: _MakeWatch, make_trace: _M
         with make_trace(context) as trace:
             try:
                 await admit(context, watch)
+                if isinstance(request, ServiceError):
+                    raise request
                 return await watch.over(behaviour, request, context)
             except ServiceError as error:
                 watch.failed(error)
@@ -158,6 +161,8 @@ def _streaming(behaviour: Any, admit: _Admit, make_watch: _MakeWatch, method: st
         watch = make_watch(context)
         try:
             await admit(context, watch)
+            if isinstance(request, ServiceError):
+                raise request
             watch.admitted = True
             answer = behaviour(request, context)
             if hasattr(answer, "__aiter__"):
@@ -188,4 +193,7 @@ def _replace(handler: Handler, behaviour: Any) -> Handler:
         (True, False): grpc.stream_unary_rpc_method_handler,
         (True, True): grpc.stream_stream_rpc_method_handler,
     }[handler.request_streaming, handler.response_streaming]
-    return make(behaviour, handler.request_deserializer, handler.response_serializer)
+    parse = handler.request_deserializer
+    if parse is not None:
+        parse = weighed(parse, streamed=handler.request_streaming)
+    return make(behaviour, parse, handler.response_serializer)

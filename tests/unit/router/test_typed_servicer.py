@@ -336,6 +336,21 @@ async def test_an_answer_that_no_message_holds(world: World) -> None:
     assert served.cancelled
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_request_that_is_small_on_the_wire_alone(world: World, streamed: bool) -> None:
+    """Two bytes each, as messages 150; whoever reaches the router can send it, as credentials are judged later."""
+    async with grpc.aio.insecure_channel(world.address) as channel:
+        bomb = b"\x12\x00" * MIB
+        call: Any = channel.unary_unary(f"/{SERVICE}/Chat")(bomb, timeout=SOON)
+        if streamed:
+            bomb = b"\x0a\x80\x80\x80\x01" + bomb
+            call = channel.unary_stream(f"/{SERVICE}/StreamChat")(bomb, timeout=SOON).read()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+    assert details(caught.value)["ErrorInfo"].reason == "BODY_TOO_LARGE"
+    assert not world.answerer.calls
+
+
 async def test_requests_that_are_too_large(world: World) -> None:
     large = embeddings_pb2.EmbedRequest(inputs=[{"text": "x" * 33 * MIB}])
     with pytest.raises(grpc.aio.AioRpcError) as caught:
