@@ -133,6 +133,19 @@ class InferenceServicer(TypedServicer):
         principal = await self._peers.principal_of(context)
         return self._gateway if principal is None else self._gateway.known_as(principal)
 
+    async def knows(self, context: Context) -> bool:
+        """See `TypedServicer.knows`. Raises AUTH_UNAVAILABLE."""
+        credential = credential_of(context.invocation_metadata())
+        if credential is None:
+            return self._peers is not None and await self._peers.principal_of(context) is not None
+        try:
+            await self._gateway.principal_of(credential)
+        except ServiceError as error:
+            if error.kind.http not in (401, 403):
+                raise
+            return False
+        return True
+
     async def ListModels(  # noqa: N802
         self, request: inference_pb2.ListModelsRequest, context: Context
     ) -> inference_pb2.ListModelsResponse:

@@ -41,6 +41,8 @@ TYPED: Final = (
 )
 """The calls to models, by the names of their RPCs."""
 
+_LARGE: Final = 256 * 1024
+"""Bytes of a request from which on JSON is made of it only for those who are known: it takes up to a second or two."""
 _LONGEST_REFUSAL: Final = 64 * 1024
 """Bytes of a refusal that are read."""
 
@@ -58,6 +60,10 @@ class TypedServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     async def inference_for(self, context: Context) -> Inference:
         """Who answers this caller's calls."""
+        raise NotImplementedError
+
+    async def knows(self, context: Context) -> bool:
+        """Whether the caller has a credential that is good."""
         raise NotImplementedError
 
     async def Chat(self, request: chat_pb2.ChatRequest, context: Context) -> chat_pb2.ChatResponse:  # noqa: N802
@@ -108,7 +114,7 @@ class TypedServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     async def _whole(self, request: Message, context: Context, kind: type[M]) -> M:
         headers = headers_from(context)
-        call = self._typed(request)
+        call = await self._typed(request, context)
         try:
             asked = self._request(call, headers, context)
             head, body = await collect(await self.inference_for(context), asked, most=MAX_MESSAGE_BYTES)
@@ -125,7 +131,7 @@ class TypedServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     async def _pieces(self, request: Message, context: Context, reader: StreamReader[Any]) -> AsyncIterator[Any]:
         headers = headers_from(context)
-        call = self._typed(request)
+        call = await self._typed(request, context)
         refused: Head | None = None
         body = b""
         try:
@@ -150,9 +156,12 @@ class TypedServicer(inference_pb2_grpc.InferenceServiceServicer):
         except ServiceError as error:
             raise call.blame(error) from None
 
-    def _typed(self, request: Message) -> TypedCall:
+    async def _typed(self, request: Message, context: Context) -> TypedCall:
         """Raises BODY_TOO_LARGE before the work of making JSON of what will be too large as JSON, too."""
-        self._check(request.ByteSize())
+        size = request.ByteSize()
+        self._check(size)
+        if size > _LARGE and not await self.knows(context):
+            request = type(request)()  # whoever sends it is refused, as the gateway does it
         return TypedCall(request)
 
     def _request(self, call: TypedCall, headers: Headers, context: Context) -> Request:

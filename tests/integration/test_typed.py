@@ -178,8 +178,11 @@ async def test_who_shows_nothing_is_refused(mesh: Mesh) -> None:
     async with mesh.stubs() as stubs:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stubs.inference.Chat(chat(), timeout=SOON)
-    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
-    assert told(caught.value)[0] == "CREDENTIAL_MISSING"
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert told(caught.value)[0] == "CREDENTIAL_MISSING"
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stubs.inference.Chat(chat("a" * 2**20), metadata=bearer("nonsense"), timeout=SOON)
+        assert told(caught.value)[0] == "CREDENTIAL_INVALID"
 
 
 # Models, and stock tools

@@ -40,6 +40,9 @@ class Servicer(TypedServicer):
     def __init__(self) -> None:
         self.answerer = Answerer()
 
+    async def knows(self, context: Context) -> bool:
+        return "authorization" in dict(context.invocation_metadata() or ())
+
     async def inference_for(self, context: Context) -> Inference:
         return self.answerer
 
@@ -352,6 +355,10 @@ async def test_a_request_that_is_small_on_the_wire_alone(world: World, streamed:
 
 
 async def test_requests_that_are_too_large(world: World) -> None:
+    strangers = world.stub.Embed(embeddings_pb2.EmbedRequest(inputs=[{"text": "x" * MIB}]), timeout=SOON)
+    assert len((await world.served()).request.body) < 100, "of a stranger's request no JSON is made"
+    strangers.cancel()
+    world.answerer.calls.clear()
     large = embeddings_pb2.EmbedRequest(inputs=[{"text": "x" * 33 * MIB}])
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await world.stub.Embed(large, timeout=SOON)
