@@ -42,14 +42,25 @@ class Trace:
     def status(self) -> str:
         """How it ended, in a word or two: as the router has it, else as its root."""
         outcome = str(self.told(weft_attributes.OUTCOME) or self.root.error or "ok")
+        if outcome == "ok" and self._refusal:
+            outcome = f"HTTP {self._refusal}"
         attempts = self.told(weft_attributes.ATTEMPTS)
         retried = isinstance(attempts, int) and attempts > 1
         return f"{in_words(outcome)}, {attempts} attempts" if retried else in_words(outcome)
 
     @property
     def failed(self) -> bool:
-        """Whether it failed, or anything in it."""
-        return any(span.error for span in self.spans) or self.told(weft_attributes.OUTCOME) not in (None, *_FINE)
+        """Whether it failed, or anything in it, or was refused."""
+        wrong = self.told(weft_attributes.OUTCOME) not in (None, *_FINE)
+        return wrong or bool(self._refusal) or any(span.error for span in self.spans)
+
+    @property
+    def _refusal(self) -> int:
+        """The status with which a call was answered that went well but for that: a model server's own, or that of a path
+        that there is not. Zero for none; a caller who left is none.
+        """
+        status = self.root.attributes.get(weft_attributes.HTTP_STATUS)
+        return status if isinstance(status, int) and status >= 400 and status != 499 else 0
 
     def to_builtins(self) -> dict[str, object]:
         """The list's row, for JSON."""

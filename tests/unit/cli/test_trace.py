@@ -13,7 +13,7 @@ from services.cli.failures import CommandError
 from services.cli.trace import app
 from services.cli.trace_render import ASCII, duration, render
 from services.cli.trace_tree import Trace, find, rows, traces
-from services.core.tracing import Event, Span, TraceContext
+from services.core.tracing import Attributes, Event, Span, TraceContext
 from services.runtime.telemetry.files import TraceFiles
 from tests.testing.exports import span
 
@@ -165,6 +165,21 @@ def test_the_list(home: Path) -> None:
     (worst,) = json.loads(CliRunner().invoke(app, ["--errors", "--json"]).stdout)
     assert (worst["trace_id"], worst["name"], worst["spans"]) == (ID, "POST /v1/chat/completions", 5)
     assert len(json.loads(CliRunner().invoke(app, ["--limit", "2", "--json"]).stdout)) == 2
+
+
+@pytest.mark.parametrize(
+    ("attributes", "status", "failed"),
+    [
+        ({"http.response.status_code": 200}, "ok", False),
+        ({"http.response.status_code": 404}, "HTTP 404", True),
+        ({"http.response.status_code": 400, "weft.outcome": "ok"}, "HTTP 400", True),
+        ({"http.response.status_code": 404, "weft.outcome": "model_not_found"}, "model not found", True),
+        ({"http.response.status_code": 499, "weft.outcome": "cancelled"}, "cancelled", False),
+    ],
+)
+def test_what_a_model_server_refused_is_not_called_well(attributes: Attributes, status: str, failed: bool) -> None:
+    (trace,) = traces([one(1, attributes=attributes)])
+    assert (trace.status, trace.failed) == (status, failed)
 
 
 def test_the_list_tells_ids_apart_that_begin_alike(home: Path) -> None:
