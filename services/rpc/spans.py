@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -97,7 +98,7 @@ def _from_proto(attribute: span_pb2.Attribute) -> AttributeValue:
         case "number":
             return attribute.number
         case "real":
-            return attribute.real
+            return attribute.real if math.isfinite(attribute.real) else str(attribute.real)  # JSON has no others
         case "truth":
             return attribute.truth
         case "texts":

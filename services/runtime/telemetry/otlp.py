@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Final
@@ -102,6 +103,7 @@ def _scalar(value: AnyValue) -> str | bool | int | float | None:
         case "int_value":
             return value.int_value
         case "double_value":
-            return value.double_value
+            number = value.double_value
+            return number if math.isfinite(number) else str(number)  # JSON has no others
         case _:
             return None

@@ -94,6 +94,12 @@ def test_of_a_list_only_what_has_a_place_is_told() -> None:
     assert one.parent_id == "", "none, by OTLP"
 
 
+def test_a_number_that_json_has_not_is_told_as_text() -> None:
+    number = KeyValue(key="n", value=AnyValue(double_value=float("inf")))
+    (one,) = spans_of(request(PbSpan(**GOOD, attributes=[number])), "vllm", {})
+    assert one.attributes == {"n": "inf"}
+
+
 def test_a_span_never_ends_before_it_began() -> None:
     (one,) = spans_of(request(PbSpan(trace_id=b"t" * 16, span_id=b"s" * 8, start_time_unix_nano=9)), "vllm", {})
     assert one.end_ns == one.start_ns == 9
