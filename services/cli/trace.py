@@ -36,7 +36,9 @@ def trace(
         str, typer.Argument(help="The trace to show: its id, or the beginning of it, or the id of a request.")
     ] = "",
     limit: Annotated[int, typer.Option(min=1, help="How many to list.")] = 20,
-    errors: Annotated[bool, typer.Option("--errors", help="List those alone in which anything failed or was refused.")] = False,
+    errors: Annotated[
+        bool, typer.Option("--errors", help="List those alone in which anything failed or was refused.")
+    ] = False,
     details: Annotated[bool, typer.Option("--details", help="Show all events and attributes of the trace.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -56,8 +56,8 @@ class Trace:
 
     @property
     def _refusal(self) -> int:
-        """The status with which a call was answered that went well but for that: a model server's own, or that of a path
-        that there is not. Zero for none; a caller who left is none.
+        """With what status a call was refused by a model server, or for a path that there is not; zero for none, and
+        where the caller left.
         """
         status = self.root.attributes.get(weft_attributes.HTTP_STATUS)
         return status if isinstance(status, int) and status >= 400 and status != 499 else 0
