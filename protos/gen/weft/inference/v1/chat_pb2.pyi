@@ -63,7 +63,9 @@ class ChatRequest(message.Message):
     top_logprobs: builtins.int
     """How many alternatives to each token, 0 to 20 (vLLM: `--max-logprobs`); needs `logprobs`. 0 by default."""
     reasoning_effort: builtins.str
-    """How hard models that reason are to try: `none`, `low`, `medium`, `high`. The model's own by default."""
+    """How hard models that reason are to try: `none`, `minimal`, `low`, `medium`, `high`, `xhigh`, `max`. The model's own
+    by default.
+    """
     include_reasoning: builtins.bool
     """Whether the reasoning comes with the answer. True by default."""
     chat_template_kwargs_json: builtins.str

@@ -72,7 +72,7 @@ class Sampling(message.Message):
     mesh (docs/limits.md).
     """
     temperature: builtins.float
-    """0 or more; 0 takes the likeliest token. 1 by default."""
+    """0 to 2; 0 takes the likeliest token. 1 by default."""
     top_p: builtins.float
     """Draws from the likeliest tokens that together have this probability: over 0, at most 1. 1 by default."""
     top_k: builtins.int
@@ -98,7 +98,9 @@ class Sampling(message.Message):
     skip_special_tokens: builtins.bool
     """Whether special tokens are left out of the answer. True by default."""
     prompt_logprobs: builtins.int
-    """Log probabilities of the prompt's tokens, with so many alternatives each: 0 or more. None by default."""
+    """Log probabilities of the prompt's tokens, with so many alternatives each: 0 or more, up to what the server allows
+    (vLLM: `--max-logprobs`, 20 by default); -1 for the whole vocabulary, if it does. None by default.
+    """
     truncate_prompt_tokens: builtins.int
     """Cuts prompts to their last so many tokens: 1 or more; -1 to what the model takes. Not cut by default."""
     structured_outputs_json: builtins.str
@@ -109,7 +111,7 @@ class Sampling(message.Message):
     """Who is asking, in the caller's own terms, passed on as it is."""
     @builtins.property
     def stop(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Texts at which an answer ends; they are not in it."""
+        """Texts at which an answer ends; they are not in it. 4 at most, none of them empty."""
 
     @builtins.property
     def stop_token_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
