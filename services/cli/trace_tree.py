@@ -31,8 +31,12 @@ class Trace:
 
     @property
     def root(self) -> Span:
-        """What began it, as far as is known."""
-        return next(row.span for row in rows(self) if row.span is not None)
+        """What it is about: the longest span whose parent is not known. Before it there may be a shorter one, such as
+        what an Envoy that traces elsewhere asks auth.
+        """
+        known = {span.context.span_id for span in self.spans}
+        tops = [span for span in self.spans if span.parent_id not in known]
+        return max(tops or self.spans, key=lambda span: span.end_ns - span.start_ns)
 
     def told(self, name: str) -> AttributeValue | None:
         """What the first span that has this attribute says."""

@@ -182,6 +182,12 @@ def test_what_a_model_server_refused_is_not_called_well(attributes: Attributes, 
     assert (trace.status, trace.failed) == (status, failed)
 
 
+def test_a_trace_is_called_by_the_call_and_not_by_what_an_envoy_asked_auth_before() -> None:
+    check = one(1, 90, begin=-5, end=-1, name="envoy.service.auth.v3.Authorization/Check")
+    (trace,) = traces([check, one(2, 91, name="POST /v1/chat/completions"), one(3, 2, end=200, name="chat opt")])
+    assert trace.root.name == "POST /v1/chat/completions"
+
+
 def test_the_list_tells_ids_apart_that_begin_alike(home: Path) -> None:
     ids = ["a" * 20 + letter * 12 for letter in "bc"]
     keep(home, [one(1, trace=id) for id in (*ids, ID)])
