@@ -21,6 +21,7 @@ from services.facade.metrics import Responses
 from services.facade.request_id import is_request_id, new_request_id
 from services.facade.routes import OPEN_TO_ALL, OWN, Own, Redirect, Route, only, resolve
 from services.facade.trace import LEFT, RequestTrace, trace
+from services.rpc.balancers import Balancers
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,8 @@ class App:
         self._responses = responses
         self._answers: set[Answer] = set()
         self._arriving = 0
+        self._balancers = Balancers()
+        self._leaving = False
 
     @property
     def open_calls(self) -> int:
@@ -83,6 +86,13 @@ class App:
     def arriving(self) -> int:
         """Bytes of bodies that are arriving."""
         return self._arriving
+
+    async def leave(self, grace: float) -> None:
+        """Tells that no more requests are to be sent here, and returns when the balancers in front know it, if there
+        are any.
+        """
+        self._leaving = True
+        await self._balancers.know(grace)
 
     def end_calls(self) -> None:
         """Ends the calls that are open, each with an error that its client can see."""
@@ -99,7 +109,7 @@ class App:
             traced = trace(self._tracer, headers, own_id)
         try:
             if path in OWN:
-                status = await self._answer(OWN[path], method, send, request_id)
+                status = await self._answer(OWN[path], scope, send, request_id)
             else:
                 route = resolve(method, path)
                 if isinstance(route, Redirect):
@@ -124,12 +134,12 @@ class App:
         if traced is not None:
             traced.finish(operation, status, request_id)
 
-    async def _answer(self, what: Own, method: str, send: Send, request_id: bytes) -> int:
+    async def _answer(self, what: Own, scope: Scope, send: Send, request_id: bytes) -> int:
         if what is Own.HEALTH:
-            return await self._health(method, send, request_id, b'{"status":"ready"}')
+            return await self._health(scope, send, request_id, b'{"status":"ready"}')
         if what is Own.FIRST_HEALTH:
-            return await self._health(method, send, request_id, b'{"status":"ok"}')  # as FIRST says it
-        only("GET", method)
+            return await self._health(scope, send, request_id, b'{"status":"ok"}')  # as FIRST says it
+        only("GET", scope["method"])
         return await send_whole(send, 200, _JSON, _VERSION, request_id)
 
     async def _call(
@@ -204,8 +214,12 @@ class App:
         settings = self._settings
         return max(_SMALLEST_WINDOW, min(settings.call_window, settings.window_budget // max(1, len(self._answers))))
 
-    async def _health(self, method: str, send: Send, request_id: bytes, body: bytes) -> int:
-        only("GET", method)
+    async def _health(self, scope: Scope, send: Send, request_id: bytes, body: bytes) -> int:
+        only("GET", scope["method"])
+        agent = next((value for name, value in scope["headers"] if name == b"user-agent"), b"")
+        self._balancers.note(agent.decode("latin-1"), "{}:{}".format(*scope.get("client") or ("", 0)))
+        if self._leaving:
+            raise ServiceError(Reason.SHUTTING_DOWN, retry_after=1.0)
         if not await self._ready():
             raise ServiceError(Reason.ROUTER_UNAVAILABLE, "No router that is ready can be reached.", retry_after=1.0)
         return await send_whole(send, 200, _JSON, body, request_id)

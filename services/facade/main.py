@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import time
 from collections.abc import Awaitable, Callable, Iterator
 
 import uvicorn
@@ -75,8 +76,10 @@ async def serve_http(
     stopping = asyncio.get_running_loop().create_task(process.stopping.wait())
     await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
+    ends = time.monotonic() + process.grace
+    await app.leave(process.grace)
     server.should_exit = True
-    await asyncio.wait((serving,), timeout=process.grace)
+    await asyncio.wait((serving,), timeout=max(0.0, ends - time.monotonic()))
     app.end_calls()
     await serving
 

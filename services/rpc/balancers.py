@@ -15,6 +15,8 @@ _TOLD: Final = 2
 """Who has asked so often has surely read the first of the answers, and Envoy needs no second one: `unhealthy_threshold`
 is for checks that fail on their way.
 """
+_FAREWELL: Final = 5.0
+"""Seconds that balancers have to read that a server leaves; a busy one may be late with its checks."""
 _MOST: Final = 64
 """Balancers that are noted: whoever reaches the server can call itself one."""
 
@@ -27,8 +29,10 @@ class Balancers:
         self._told: dict[str, int] | None = None
         self._news = asyncio.Event()
 
-    def note(self, peer: str) -> None:
-        """One has asked, and is being answered."""
+    def note(self, agent: str, peer: str) -> None:
+        """Somebody has asked for health, and is being answered: a program of that name, by that connection."""
+        if not agent.startswith(_AGENTS):
+            return
         self._asked.pop(peer, None)
         self._asked[peer] = asyncio.get_running_loop().time()
         if len(self._asked) > _MOST:
@@ -37,12 +41,12 @@ class Balancers:
             self._told[peer] = self._told.get(peer, 0) + 1
             self._news.set()
 
-    async def know(self, within: float) -> None:
-        """Waits, for `within` seconds at most, until those who are there know what they are answered from now on. Does
-        not wait where there are none.
+    async def know(self, grace: float) -> None:
+        """Waits, for a few of the `grace`'s seconds at most, until those who are there know what they are answered from
+        now on. Does not wait where there are none.
         """
         loop = asyncio.get_running_loop()
-        ends = loop.time() + within
+        ends = loop.time() + min(_FAREWELL, grace)
         told = self._told = dict[str, int]()
         while waiting := self._unaware(told, loop.time()):
             self._news.clear()
@@ -68,6 +72,6 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc, unused-ignore]
     async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802
         """One question."""
         answer = await super().Check(request, context)
-        if any(key == "user-agent" and value.startswith(_AGENTS) for key, value in context.invocation_metadata()):
-            self._balancers.note(context.peer())
+        agent = next((value for key, value in context.invocation_metadata() if key == "user-agent"), "")
+        self._balancers.note(agent, context.peer())
         return answer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -14,9 +13,6 @@ from services.rpc.boundary import Boundary
 from services.rpc.channel import SERVER_OPTIONS
 from services.rpc.meter import RpcMeter
 from services.rpc.server_tls import TlsListener
-
-_FAREWELL: Final = 5.0
-"""Seconds that balancers have to read that a server leaves; a busy one may be late with its checks."""
 
 Register = Callable[[grpc.aio.Server], None]
 """Adds a servicer to a server."""
@@ -80,7 +76,7 @@ class GrpcServer:
         of the `grace`'s seconds at most, and not at all where none asks for health.
         """
         await self._health.enter_graceful_shutdown()
-        await self._balancers.know(min(_FAREWELL, grace))
+        await self._balancers.know(grace)
 
     async def stop(self, grace: float) -> None:
         """Refuses new RPCs, lets open ones finish for `grace` seconds, then ends them."""

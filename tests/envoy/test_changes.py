@@ -112,6 +112,38 @@ async def test_one_of_two_routers_is_restarted_and_no_call_is_lost(
         second.close()
 
 
+async def test_one_of_two_facades_is_restarted_and_no_call_is_lost(
+    start_mesh: StartMesh, start_envoy: StartFront, tmp_path: Path
+) -> None:
+    second = HeldPort()
+    mesh = await start_mesh()
+    environ = {**mesh.environ, **to_environ({"facade": {"host": "127.0.0.1", "port": second.port}})}
+    other = Part(service_part("facade", second_home(mesh, tmp_path / "second"), _without_home(environ), grace=10))
+    try:
+        await other.start()
+        front = await start_envoy(mesh, facades=[mesh.address("facade"), f"127.0.0.1:{second.port}"])
+
+        async def both_healthy() -> int:
+            return await front.stat("cluster.facade.membership_healthy")
+
+        await mesh.until(both_healthy, lambda healthy: healthy == 2, "both facades are healthy")
+        headers = {"authorization": f"Bearer {mesh.key}"}
+        async with front.http() as client:
+
+            async def call() -> None:
+                async with client.post(CHAT, json={**STREAMED, "max_tokens": 8}, headers=headers) as answer:
+                    assert events(await answer.text())[-1] == "[DONE]"
+
+            async with Load(call).running() as load:
+                for part in (mesh.facade, other):
+                    await part.restart()
+                    await mesh.until(both_healthy, lambda healthy: healthy == 2, "both facades are healthy again")
+                    await load.more()
+    finally:
+        other.clear_away()
+        second.close()
+
+
 def _router(environ: dict[str, str]) -> dict[str, object]:
     return {"address": environ["WEFT_ROUTER__ADDRESS"].strip('"')}
 

@@ -252,6 +252,31 @@ async def test_health_is_that_of_the_mesh() -> None:
     assert json.loads(answered.body)["error"]["code"] == "router_unavailable"
 
 
+async def test_a_facade_leaves_when_the_balancer_in_front_has_surely_read_that_it_does() -> None:
+    app = App(Mesh(WELL), lambda: _soon(True), SETTINGS)
+
+    async def check() -> int:
+        answered = Answered()
+        await app(_scope("/health", "GET", [(b"user-agent", b"Envoy/HC")]), never, answered.send)
+        return answered.status
+
+    assert await check() == 200
+    leaving = asyncio.ensure_future(app.leave(60.0))
+    await asyncio.sleep(0)
+    assert await check() == 503
+    await asyncio.sleep(0)
+    assert not leaving.done()
+    assert await check() == 503
+    async with asyncio.timeout(20.0):
+        await leaving
+
+
+async def never() -> dict[str, Any]:
+    """A client that sends no more."""
+    await asyncio.Event().wait()
+    return {}
+
+
 async def test_under_v1_what_names_no_model_is_not_there() -> None:
     mesh = Mesh(ServiceError(Reason.MODEL_REQUIRED))
     assert (await ask(mesh, "/v1/nothing")).status == 404

@@ -90,7 +90,7 @@ class Time:
 
 async def test_who_has_gone_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     time, balancers = Time(monkeypatch), Balancers()
-    balancers.note("gone")
+    balancers.note("Envoy/HC", "gone")
     time.passes(3.1)
     async with asyncio.timeout(TIMEOUT):
         await balancers.know(LONG)
@@ -98,10 +98,10 @@ async def test_who_has_gone_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -
 
 async def test_who_goes_meanwhile_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     time, balancers = Time(monkeypatch), Balancers()
-    balancers.note("going")
+    balancers.note("Envoy/HC", "going")
     knowing = asyncio.ensure_future(balancers.know(LONG))
     await asyncio.sleep(0)
-    balancers.note("going")
+    balancers.note("Envoy/HC", "going")
     await asyncio.sleep(0)
     assert not knowing.done()
     time.passes(3.1)
@@ -111,7 +111,7 @@ async def test_who_goes_meanwhile_is_not_waited_for(monkeypatch: pytest.MonkeyPa
 
 async def test_who_asks_too_rarely_is_waited_for_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     time, balancers = Time(monkeypatch), Balancers()
-    balancers.note("slow")
+    balancers.note("Envoy/HC", "slow")
     knowing = asyncio.ensure_future(balancers.know(2.0))
     await asyncio.sleep(0)
     assert not knowing.done()
@@ -123,12 +123,12 @@ async def test_who_asks_too_rarely_is_waited_for_within_bounds(monkeypatch: pyte
 async def test_invented_balancers_are_bounded() -> None:
     balancers = Balancers()
     for number in range(10_000):
-        balancers.note(f"ipv4:127.0.0.1:{number}")
+        balancers.note("Envoy/HC", f"ipv4:127.0.0.1:{number}")
     knowing = asyncio.ensure_future(balancers.know(LONG))
     await asyncio.sleep(0)
     for number in range(10_000 - 64, 10_000):
         assert not knowing.done()
-        balancers.note(f"ipv4:127.0.0.1:{number}")
-        balancers.note(f"ipv4:127.0.0.1:{number}")
+        balancers.note("Envoy/HC", f"ipv4:127.0.0.1:{number}")
+        balancers.note("Envoy/HC", f"ipv4:127.0.0.1:{number}")
     async with asyncio.timeout(TIMEOUT):
         await knowing
