@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
+import re
 from typing import Any, Final
 
 import grpc
 
 from services.core.inference import Headers, Request
+from services.core.trace_context import new_trace_id
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -15,6 +16,8 @@ _NO_DEADLINE: Final = 10.0**8
 """Seconds from which on a time that remains stands for no deadline."""
 
 _REQUEST_ID: Final = "x-request-id"
+_SHOWN: Final = re.compile(r"[!-~]{1,128}")
+"""An id that can be shown, as facades judge it too: a longer one would leave a status no room in its headers."""
 
 
 def headers_from(context: Context) -> Headers:
@@ -23,12 +26,10 @@ def headers_from(context: Context) -> Headers:
     """
     metadata = (one for one in context.invocation_metadata() or () if isinstance(one[1], str))
     headers = [(key, str(value)) for key, value in metadata if key != "content-type"]
-    own = next((value for key, value in headers if key == _REQUEST_ID), None)
-    if own is None:
-        own = secrets.token_hex(16)
-        headers.append((_REQUEST_ID, own))
-    context.set_trailing_metadata(((_REQUEST_ID, own),))
-    return tuple(headers)
+    sent = (value for key, value in headers if key == _REQUEST_ID and _SHOWN.fullmatch(value))
+    own = (_REQUEST_ID, next(sent, "") or new_trace_id())
+    context.set_trailing_metadata((own,))
+    return (*[one for one in headers if one[0] != _REQUEST_ID], own)
 
 
 def request_from(context: Context, headers: Headers, operation: str, body: bytes, cluster: str) -> Request:

@@ -149,6 +149,17 @@ async def test_a_call_has_a_request_id_in_any_case(world: World) -> None:
     await call
 
 
+@pytest.mark.parametrize("sent", ["", " ", "a b", "x" * 129])
+async def test_an_id_that_cannot_be_shown_is_replaced(world: World, sent: str) -> None:
+    call = world.stub.Chat(CHAT, metadata=(("x-request-id", sent),))
+    served = await world.served()
+    (own,) = [value for name, value in served.request.headers if name == "x-request-id"]
+    assert len(own) == 32
+    answer(served)
+    await call
+    assert tuple(await call.trailing_metadata()) == (("x-request-id", own),)
+
+
 async def test_what_is_wrong_is_refused_before_anything_is_sent(world: World) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await world.stub.Chat(chat_pb2.ChatRequest(extra_json="1"), timeout=SOON)
