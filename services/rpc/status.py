@@ -19,10 +19,10 @@ NOT_BEGUN = "weft-not-begun"
 at another server, whatever they would have done. It reads no other way than in plain text.
 """
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
-_MESSAGE: Final = 800
+_MESSAGE: Final = 1200
 _VALUE: Final = 100
-"""Bytes of a message and of any other text that leave: a status travels in headers, its message four times, there in
-base64 and here with three characters for each byte that is not ASCII, and clients take 8 KiB of them by default.
+"""Bytes of a message and of any other text that leave: a status travels in headers, of which clients take 8 KiB by
+default, and its message three times: twice in base64, once with three characters for each byte that is not ASCII.
 """
 
 
@@ -44,7 +44,9 @@ def to_status(error: ServiceError) -> status_pb2.Status:
         retry.retry_delay.FromMilliseconds(int(error.retry_after * 1000))
         details.append(retry)
     if error.param is not None:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.param, description=error.message)
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=error.param, description=_cut(error.message, _VALUE)
+        )
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     if error.violations:
         failure = error_details_pb2.QuotaFailure()

@@ -128,7 +128,7 @@ def assert_refused(direct: Answer, error: grpc.aio.AioRpcError, *, streamed: boo
         assert info.metadata["type"] == told_by_http["type"]
         assert info.metadata.get("param") == told_by_http["param"]
         said, expected_words = (COUNTED.sub("", text) for text in (error.details() or "", told_by_http["message"]))
-        assert streamed or said[:1900] == expected_words[:1900]
+        assert streamed or said[:1000] == expected_words[:1000]  # as much as headers surely hold
 
 
 @pytest.mark.parametrize("row", TABLE, ids=[row.name for row in TABLE])
