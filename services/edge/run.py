@@ -16,7 +16,7 @@ from services.edge.bootstrap import BOOTSTRAP, rendered
 from services.edge.edge import Edge
 from services.edge.sds import KEY_FILE, key_file
 from services.edge.writing import texts, write
-from services.runtime.child import START_TIMEOUT, Child, ChildError, ChildSpec, start_child, tail
+from services.runtime.child import START_TIMEOUT, Child, ChildError, ChildSpec, start_child
 from services.runtime.home import log_file
 from services.runtime.process import Process
 
@@ -101,8 +101,7 @@ async def _until_ready(admin: Admin, envoy: Child) -> None:
                     await envoy.died()
                 await asyncio.sleep(_POLL)
     except TimeoutError:
-        last = tail(envoy.spec.log_file)
-        raise ChildError(f"Envoy was not ready within {START_TIMEOUT:g} s: does auth run?\n{last}") from None
+        raise ChildError(f"Envoy was not ready within {START_TIMEOUT:g} s: does auth run?\n{envoy.said}") from None
 
 
 def _show(edge: Edge, key: str) -> None:

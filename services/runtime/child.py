@@ -37,10 +37,18 @@ class ChildError(Exception):
 class Child:
     """A run of a `ChildSpec`, in a session of its own, so that a terminal's Ctrl-C reaches the parent alone."""
 
-    def __init__(self, spec: ChildSpec, process: asyncio.subprocess.Process, announcement: asyncio.Task[bytes]) -> None:
+    def __init__(
+        self, spec: ChildSpec, process: asyncio.subprocess.Process, announcement: asyncio.Task[bytes], begins: int
+    ) -> None:
         self.spec = spec
         self._process = process
         self._announcement = announcement
+        self._begins = begins
+
+    @property
+    def said(self) -> str:
+        """The last lines of its log, without those of runs before."""
+        return tail(self.spec.log_file, self._begins)
 
     @property
     def pid(self) -> int:
@@ -57,9 +65,7 @@ class Child:
         try:
             line = await asyncio.wait_for(asyncio.shield(self._announcement), START_TIMEOUT)
         except TimeoutError:
-            raise ChildError(
-                f"{self.spec.name} was not ready within {START_TIMEOUT:g} s.\n{tail(self.spec.log_file)}"
-            ) from None
+            raise ChildError(f"{self.spec.name} was not ready within {START_TIMEOUT:g} s.\n{self.said}") from None
         if not line:
             await self.died()
         return Ready.from_json(line)
@@ -67,7 +73,7 @@ class Child:
     async def died(self) -> NoReturn:
         """Waits for its end, and raises `ChildError`."""
         code = await self.wait()
-        raise ChildError(f"{self.spec.name} ended with {describe_exit(code)}.\n{tail(self.spec.log_file)}")
+        raise ChildError(f"{self.spec.name} ended with {describe_exit(code)}.\n{self.said}")
 
     async def wait(self) -> int:
         """Waits for its end, and gives its exit code; minus the signal's number if a signal ended it."""
@@ -104,6 +110,7 @@ async def start_child(spec: ChildSpec) -> Child:
         if spec.announces:
             command += ["--ready-fd", str(writing)]
         with spec.log_file.open("ab") as log:
+            begins = log.tell()
             process = await asyncio.create_subprocess_exec(
                 *tied(command),
                 env={**os.environ, **spec.environ},
@@ -118,7 +125,7 @@ async def start_child(spec: ChildSpec) -> Child:
         raise
     finally:
         os.close(writing)
-    return Child(spec, process, asyncio.ensure_future(_read_line(reading)))
+    return Child(spec, process, asyncio.ensure_future(_read_line(reading)), begins)
 
 
 async def _read_line(descriptor: int) -> bytes:
@@ -138,11 +145,11 @@ def describe_exit(code: int) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def tail(log_file: Path, lines: int = 12) -> str:
-    """The last lines of a log, for people: of JSON lines, the level, the event and the exception."""
+def tail(log_file: Path, begins: int = 0, lines: int = 12) -> str:
+    """The last lines of a log from a byte on, for people: of JSON lines, the level, the event and the exception."""
     try:
         with log_file.open("rb") as log:
-            log.seek(max(0, log_file.stat().st_size - 64 * 1024))
+            log.seek(max(begins, log_file.stat().st_size - 64 * 1024))
             last = log.read().decode(errors="replace").splitlines()[-lines:]
     except OSError:
         return ""

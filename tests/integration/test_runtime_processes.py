@@ -108,6 +108,17 @@ async def test_a_fault_of_ours_is_told_with_its_traceback(tmp_path: Path, start:
     assert "KeyError: 'surprise'" in logged(tmp_path)[-1]["exception"]
 
 
+async def test_what_a_child_said_in_a_run_before_is_not_told_of_its_end(tmp_path: Path, start: Start) -> None:
+    log = tmp_path / "log" / "sample.log"
+    log.parent.mkdir()
+    log.write_text("of the run before\n")
+    child = await start("raise ServiceError(Reason.INTERNAL, 'Of this run.')")
+    with pytest.raises(ChildError, match=r"Of this run\.") as caught:
+        await child.ready()
+    assert "of the run before" not in str(caught.value)
+    assert "of the run before" in log.read_text()
+
+
 async def test_metrics_are_served_where_the_announcement_says(start: Start) -> None:
     ready = await (await start(metrics="0")).ready()
     with await asyncio.to_thread(urllib.request.urlopen, f"http://{ready.metrics}/metrics") as answer:
