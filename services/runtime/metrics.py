@@ -50,7 +50,7 @@ def serving_metrics(host: str, port: int | None) -> Iterator[ServedMetrics]:
     page = Page()
     shown = _Shown(page)
     # A series beside each counter, of when it began: Prometheus reads none of them.
-    prometheus_client.disable_created_metrics()
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
         server, thread = prometheus_client.start_http_server(port, host)
     except OSError as error:
