@@ -9,7 +9,8 @@ _INTRODUCTION = """\
 
 The errors that Weft itself gives. What vLLM answers, its errors included, reaches the client as vLLM wrote it and is
 not listed here; only to typed calls over gRPC its refusals are `REQUEST_REFUSED`, in vLLM's words and with a status by
-its own (`NOT_FOUND` for 404, `RESOURCE_EXHAUSTED` for 429), which `http_status` in the `ErrorInfo` tells. This page is written by `python docs/errors.py` from `services/core/errors.py`.
+its own (`NOT_FOUND` for 404, `RESOURCE_EXHAUSTED` for 429), which `http_status` in the `ErrorInfo` tells. This page is
+written by `python docs/errors.py` from `services/core/errors.py`.
 
 Over HTTP an error is `{"error": {"message", "type", "param", "code"}}` with the status below; over gRPC it is the
 status below with a `google.rpc.ErrorInfo` that holds the reason, in the domain `weft`. A reason marked *elsewhere* is
