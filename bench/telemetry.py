@@ -1,7 +1,8 @@
 """What it costs to be watched: CPU time of facade and router per request, with metrics and 1 % of all traces sent to a
 collector, beside the same mesh with neither.
 
-The two meshes take short turns within a round, in both orders, so that a machine that changes does so for both.
+The two meshes take short turns within a round, in both orders, so that a machine that changes does so for both. Each
+round has meshes of its own: two of the same settings differ by some hundredths all their lives, as their memory lies.
 """
 
 from __future__ import annotations
@@ -9,19 +10,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import grpc
 
 from bench.figures import BOTH, CLIENTS_OF_TELEMETRY, RISE, Figures, Quantity, clients
 from bench.load import closed_loop
 from bench.measure import CpuMeter, Rates, idle_rates, verify, warm_up
-from bench.systems import System, watched
+from bench.systems import Settings, System, watched
 
 SYSTEM: Final = "separate"
 OFF: Final = f"CPU per request, {BOTH}, unwatched"
 ON: Final = f"CPU per request, {BOTH}, watched"
 
+_OFF: Final[Settings] = {"metrics": {"port": None}, "tracing": {"local": False}}
 _TURNS: Final = 4
 _RATIO: Final = 0.01
 _EXPORT: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
@@ -29,21 +31,21 @@ _EXPORT: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
 async def measure(seconds: float, rounds: int, home: Path, figures: Figures) -> None:
     """Adds the figures of so many rounds; each mesh is asked for `seconds` in each of its turns."""
+    load = clients(CLIENTS_OF_TELEMETRY)
     async with _collector() as address:
-        off: Mapping[str, Any] = {"metrics": {"port": None}, "tracing": {"local": False}}
-        on: Mapping[str, Any] = {
+        on: Settings = {
             "metrics": {"port": 0},
             "tracing": {"local": False, "endpoint": f"http://{address}", "protocol": "grpc", "ratio": _RATIO},
         }
-        async with watched(home, off, on) as (unwatched, with_telemetry):
-            await warm_up((unwatched, with_telemetry))
-            for _ in range(rounds):
-                idle = await idle_rates((unwatched, with_telemetry))
-                costs = await _round(unwatched, with_telemetry, idle, seconds)
-                load = clients(CLIENTS_OF_TELEMETRY)
-                figures.add(Quantity(OFF, "µs", load), SYSTEM, costs[0])
-                figures.add(Quantity(ON, "µs", load), SYSTEM, costs[1])
-                figures.add(Quantity(RISE, "%", load), SYSTEM, (costs[1] / costs[0] - 1) * 100)
+        for number in range(rounds):
+            first, second = (_OFF, on) if number % 2 == 0 else (on, _OFF)
+            async with watched(home / f"round-{number}", first, second) as systems:
+                await warm_up(systems)
+                unwatched, with_telemetry = systems if first is _OFF else reversed(systems)
+                off_us, on_us = await _round(unwatched, with_telemetry, await idle_rates(systems), seconds)
+            figures.add(Quantity(OFF, "µs", load), SYSTEM, off_us)
+            figures.add(Quantity(ON, "µs", load), SYSTEM, on_us)
+            figures.add(Quantity(RISE, "%", load), SYSTEM, (on_us / off_us - 1) * 100)
 
 
 async def _round(off: System, on: System, idle: Mapping[str, Rates], seconds: float) -> tuple[float, float]:
