@@ -34,7 +34,6 @@ class InsideServices:
         from services.cli.one_process import serve_all  # all services, which other meshes start elsewhere
 
         config = load({**os.environ, **self._environ})
-        calm()
         tls = config.section("tls", TlsConfig)
         awaited = set(INSIDE)
         all_ready = asyncio.Event()
@@ -49,6 +48,7 @@ class InsideServices:
         served = self._telemetry.enter_context(serving_metrics(metrics.host, metrics.port))
         traced = tracing(config.section("tracing", TracingConfig), config.home, "weft")
         tracer = self._telemetry.enter_context(traced)
+        calm()  # after the last large import
         announcer = self._announcer = Announcer(config.home, metrics=served.address, tls=tls.directory)
         process = self._process = Process(
             home=config.home, ready=ready, grace=self._grace, tls=tls, tracer=tracer, metrics=served.page

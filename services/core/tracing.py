@@ -44,15 +44,17 @@ def parent_in(request: Request) -> TraceContext | None:
 
 def parent_of(headers: Headers) -> TraceContext | None:
     """The span that a call's headers name as its parent."""
-    traceparent, tracestate = None, ""
-    for name, value in headers:
+    for name, _ in headers:  # most have none, which is to be seen quickly
         if name == TRACEPARENT:
-            if traceparent is not None:
-                return None  # two parents are none
-            traceparent = value
-        elif name == TRACESTATE:
-            tracestate = f"{tracestate},{value}" if tracestate else value
-    return parse(traceparent, tracestate)
+            return _parent_of(headers)
+    return None
+
+
+def _parent_of(headers: Headers) -> TraceContext | None:
+    traceparents = [value for name, value in headers if name == TRACEPARENT]
+    if len(traceparents) > 1:
+        return None  # two parents are none
+    return parse(traceparents[0], ",".join([value for name, value in headers if name == TRACESTATE]))
 
 
 def under(headers: Headers, context: TraceContext) -> Headers:

@@ -40,8 +40,8 @@ def run_service(
     `metrics.port` is this process's own. `grace` is in seconds. `ready_fd` is an inherited pipe to announce on.
     """
     set_up_logging(name, log)
-    calm()
     with serving_metrics(metrics.host, metrics.port) as served, traced(tracing, home, name) as tracer:
+        calm()  # after the last large import
         announcer = Announcer(home, ready_fd=ready_fd, metrics=served.address, tls=tls.directory)
         process = Process(home=home, ready=announcer.ready, grace=grace, tls=tls, tracer=tracer, metrics=served.page)
 
