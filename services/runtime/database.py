@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -56,6 +57,11 @@ def open_database(url: str, file: Path, *, setting: str) -> AsyncEngine:
     sa.event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     sa.event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
+
+
+_TRIES: Final = 100
+_PAUSE: Final = 0.05
+"""Seconds between two tries."""
 
 
 @asynccontextmanager
@@ -127,9 +133,26 @@ def _prepare_sqlite(connection: Any, record: object) -> None:
     # several reads, could change meanwhile.
     connection.isolation_level = None
     cursor = connection.cursor()
-    for pragma in ("foreign_keys = ON", "journal_mode = WAL", "busy_timeout = 5000", "synchronous = NORMAL"):
+    for pragma in ("foreign_keys = ON", "busy_timeout = 5000", "synchronous = NORMAL"):
         cursor.execute(f"PRAGMA {pragma}")
+    _keep_a_wal(cursor)
     cursor.close()
+
+
+def _keep_a_wal(cursor: Any) -> None:
+    """Has the database keep a write-ahead log. SQLite does not wait for its turn at this, whatever `busy_timeout` says:
+    of several that open a fresh database at once, all but one would fail.
+    """
+    for _ in range(_TRIES):
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            await_only(asyncio.sleep(_PAUSE))
+        else:
+            return
+    cursor.execute("PRAGMA journal_mode = WAL")
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
