@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, OperationalError, TimeoutError
+from sqlalchemy.util import greenlet_spawn
 
 from services.core.errors import Reason, ServiceError
-from services.runtime.database import explained, open_database
+from services.runtime.database import _keep_a_wal, explained, open_database
 
 
 @pytest.mark.parametrize(
@@ -52,3 +53,31 @@ async def test_a_failure_does_not_tell_what_was_to_be_stored(tmp_path: Path) -> 
             await connection.execute(sa.text("INSERT INTO nothing VALUES (:key)"), {"key": b"the secret"})
     await engine.dispose()
     assert "the secret" not in str(failed.value)
+
+
+class Busy:
+    """A cursor whose database others have just locked, for its first statements."""
+
+    def __init__(self, times: int, code: int = sqlite3.SQLITE_BUSY) -> None:
+        self.left = times
+        self.code = code
+
+    def execute(self, statement: str) -> None:
+        if self.left:
+            self.left -= 1
+            error = sqlite3.OperationalError("database is locked")
+            error.sqlite_errorcode = self.code
+            raise error
+
+
+async def test_of_several_that_open_a_fresh_database_none_is_told_that_it_is_locked():
+    cursor = Busy(3)
+    await greenlet_spawn(_keep_a_wal, cursor)
+    assert cursor.left == 0
+
+
+async def test_what_waiting_does_not_cure_is_told_at_once():
+    cursor = Busy(3, sqlite3.SQLITE_READONLY)
+    with pytest.raises(sqlite3.OperationalError):
+        await greenlet_spawn(_keep_a_wal, cursor)
+    assert cursor.left == 2
