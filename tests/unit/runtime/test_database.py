@@ -1,5 +1,6 @@
 """What a database's failures are told as."""
 
+import sqlite3
 import stat
 from pathlib import Path
 
