@@ -43,9 +43,11 @@ class Call:
 
     def first_events(self, count: int = 3) -> None:
         """Read until `count` events with data have come."""
+        came = []
         while count:
             line = self.response.readline()
-            assert line, "the stream ended too early"
+            assert line, f"the stream ended too early, with status {self.response.status}, after {came}"
+            came.append(line)
             count -= line.startswith(b"data: ")
 
     def rest(self) -> str:
