@@ -43,12 +43,23 @@ class Call:
 
     def first_events(self, count: int = 3) -> None:
         """Read until `count` events with data have come."""
+        came = self._read_events(count)
+        assert came is None, f"the stream ended too early, with status {self.response.status}, after {came}"
+
+    def begins(self) -> bool:
+        """Whether first events come; if not, it was refused, or has ended."""
+        return self._read_events(3) is None
+
+    def _read_events(self, count: int) -> list[bytes] | None:
+        """None when they have come, else what came before the end."""
         came = []
         while count:
             line = self.response.readline()
-            assert line, f"the stream ended too early, with status {self.response.status}, after {came}"
+            if not line:
+                return came
             came.append(line)
             count -= line.startswith(b"data: ")
+        return None
 
     def rest(self) -> str:
         """All that is still to come; what came before a broken connection when it breaks."""
