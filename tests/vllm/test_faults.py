@@ -58,7 +58,7 @@ def until_both_compute(mesh: Mesh, twins: list[VllmServer]) -> None:
     for _ in Deadline(RETURN_SECONDS, "the router uses both workers"):
         calls = [long_call(mesh, stream=True) for _ in twins]
         # On a starved machine the parts may lose each other for a moment; that is not what is set up here.
-        begun = all([call.begins() for call in calls])
+        begun = all(call.begins() for call in calls)
         spread = begun and [server.running for server in twins] == [1, 1]
         for call in calls:
             call.leave()
