@@ -58,8 +58,7 @@ class VllmServer:
         self.port = free_port()
         self.url = f"unix:{unix_socket}" if unix_socket else f"http://127.0.0.1:{self.port}"
         where = ["--uds", str(unix_socket)] if unix_socket else ["--host", "127.0.0.1", "--port", str(self.port)]
-        # Behind the mesh in the queue for the processors, of which it takes all: on GPUs it would not.
-        self._command = ["nice", "-n", "10", *command, *where]
+        self._command = [*command, *where]
         self._unix_socket = unix_socket
         self._process: Process | None = None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vllm.calls import LONG, LONG_CALLS, Call, error_of, long_call
+from tests.vllm.calls import LONG_CALLS, Call, error_of, long_call
 from tests.vllm.conftest import Measured
 from tests.vllm.exchange import Answer, send
 from tests.vllm.mesh import Mesh
@@ -44,7 +44,6 @@ def twin_mesh(twins: list[VllmServer], tmp_path: Path) -> Iterator[Mesh]:
         server.start()
     for server in dead:
         server.ready()
-        warm_up(server)
     started = Mesh(tmp_path / "home", [server.url for server in twins])
     try:
         started.ready(CHAT_MODEL)
@@ -52,16 +51,6 @@ def twin_mesh(twins: list[VllmServer], tmp_path: Path) -> Iterator[Mesh]:
         yield started
     finally:
         started.stop()
-
-
-def warm_up(server: VllmServer) -> None:
-    """Each route is asked once: at its first request a vLLM may stand still for ten seconds on a busy machine, in which
-    the long calls to the other one end.
-    """
-    for path, fields in LONG_CALLS.items():
-        short = {name: 2 if value == LONG else value for name, value in fields.items()}
-        body = encode({"model": CHAT_MODEL, **short})
-        assert send(server.url, "POST", path, JSON, body).status == 200
 
 
 def until_both_compute(mesh: Mesh, twins: list[VllmServer]) -> None:
