@@ -22,6 +22,7 @@ from tests.vllm.server import START_SECONDS, VllmServer
 # The bounds are 10 s for the end of a call and 5 s for the return of service; these are for starved machines.
 END_SECONDS = 30
 RETURN_SECONDS = 30
+UNDER_WAY_SECONDS = 120
 PATHS = list(LONG_CALLS)
 # How the last event of a complete stream ends, where its last event has no other content.
 WHOLE_ENDS = ("data: [DONE]", '{"type":"message_stop"}')
@@ -69,6 +70,17 @@ def until_both_compute(mesh: Mesh, twins: list[VllmServer]) -> None:
             return
 
 
+def streams_under_way(mesh: Mesh, twins: list[VllmServer]) -> dict[str, Call]:
+    """A stream of every kind, all at once. A vLLM may stand still for so long that the streams of the other end."""
+    for _ in Deadline(UNDER_WAY_SECONDS, "a stream of every kind is under way"):
+        calls = {path: long_call(mesh, path, stream=True) for path in PATHS}
+        if all(call.begins() for call in calls.values()) and sum(server.running for server in twins) == len(calls):
+            return calls
+        for call in calls.values():
+            call.leave()
+    raise AssertionError("unreachable")
+
+
 def computing(twins: list[VllmServer]) -> VllmServer:
     for _ in Deadline(END_SECONDS, "one of the twins computes"):
         for server in twins:
@@ -113,9 +125,7 @@ def test_vllm_killed_before_the_first_byte(twins: list[VllmServer], twin_mesh: M
 
 def test_vllm_killed_in_mid_stream(twins: list[VllmServer], twin_mesh: Mesh, measured: Measured) -> None:
     """All vLLMs are killed under one stream of every kind; one returns."""
-    calls = {path: long_call(twin_mesh, path, stream=True) for path in PATHS}
-    for call in calls.values():
-        call.first_events()
+    calls = streams_under_way(twin_mesh, twins)
     for server in twins:
         server.kill()
     killed = time.monotonic()
