@@ -19,14 +19,13 @@ from services.core.principal import Principal, Role
 from services.rpc.audit import Auditor
 from services.rpc.audited import Watch
 from services.rpc.channel import credential_of
+from services.rpc.handlers import Handler, behaviour_of, replaced
 from services.rpc.peer_principals import PeerPrincipals
 from services.rpc.status import abort
 from services.rpc.traced import UNTRACED, RpcTrace, RpcTraces, Untraced
 from services.rpc.weight import weighed
 
 log = logging.getLogger(__name__)
-
-Handler = Any  # grpc.RpcMethodHandler has no public type for its four kinds of behaviour.
 
 
 class Open(enum.Enum):
@@ -117,8 +116,8 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc, unused-ignore]
             return self._traces.of(method, handler_call_details.invocation_metadata, context)
 
         if handler.response_streaming:
-            return _replace(handler, _streaming(_behaviour(handler), admit, watch, method))
-        return _replace(handler, _unary(_behaviour(handler), admit, watch, trace, method))
+            return _replace(handler, _streaming(behaviour_of(handler), admit, watch, method))
+        return _replace(handler, _unary(behaviour_of(handler), admit, watch, trace, method))
 
     async def _identify(self, credential: str | None, context: Any) -> Principal:
         if credential is None and self._peers is not None:
@@ -182,18 +181,8 @@ def _streaming(behaviour: Any, admit: _Admit, make_watch: _MakeWatch, method: st
     return serve
 
 
-def _behaviour(handler: Handler) -> Any:
-    return handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-
-
 def _replace(handler: Handler, behaviour: Any) -> Handler:
-    make = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, False): grpc.stream_unary_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }[handler.request_streaming, handler.response_streaming]
     parse = handler.request_deserializer
     if parse is not None:
         parse = weighed(parse, streamed=handler.request_streaming)
-    return make(behaviour, parse, handler.response_serializer)
+    return replaced(handler, behaviour, parse)

@@ -10,11 +10,10 @@ from typing import Any, Final
 import grpc
 
 from services.core.measures import Counts, Family, Histograms
+from services.rpc.handlers import Handler, behaviour_of, replaced
 
 _BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _NAMES: Final = {code.value[0]: code.name for code in grpc.StatusCode}
-
-Handler = Any  # grpc.RpcMethodHandler has no public type for its four kinds of behaviour.
 
 
 class RpcMeter(grpc.aio.ServerInterceptor):  # type: ignore[misc, unused-ignore]
@@ -47,15 +46,9 @@ class RpcMeter(grpc.aio.ServerInterceptor):  # type: ignore[misc, unused-ignore]
         if handler is None:
             return None
         method = handler_call_details.method
-        make = {
-            (False, False): grpc.unary_unary_rpc_method_handler,
-            (False, True): grpc.unary_stream_rpc_method_handler,
-            (True, False): grpc.stream_unary_rpc_method_handler,
-            (True, True): grpc.stream_stream_rpc_method_handler,
-        }[handler.request_streaming, handler.response_streaming]
-        serve = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+        serve = behaviour_of(handler)
         counted = self._streaming(method, serve) if handler.response_streaming else self._unary(method, serve)
-        return make(counted, handler.request_deserializer, handler.response_serializer)
+        return replaced(handler, counted, handler.request_deserializer)
 
     def families(self) -> Iterable[Family]:
         """What there is to show."""
