@@ -38,6 +38,7 @@ VARIABLES = {"$route": ".*", "$endpoint": ".*", "$__rate_interval": "2m"}
 LONG = 100_000
 QUICKLY = ("--max-model-len", "1000000", "--inter-token-s", "0.0002")
 STALLS = "weft_router_credit_stalls_total"
+WAITING = "weft_router_waiting_calls"
 
 OURS = re.compile(r"\b(?:weft|gen_ai)_[a-z0-9_]+\b")
 SUFFIX = re.compile(r"_(?:bucket|sum|count|total)$")
@@ -118,6 +119,8 @@ async def _play(mesh: Mesh, sims: list[Simulator], folder: Path, running: list[P
                 await asyncio.gather(_traffic(mesh, sims, limited), _cold_start(site))
                 await prometheus.scraped()
             waiting = Call(mesh, stream=True, model="sim-model", prefix="/resource_server/hpc/vllm")
+            # A scrape that begins once the call was made may still be of a router that it has not reached.
+            await mesh.until(lambda: mesh.router.metric(WAITING), lambda now: now > 0, "a call waits for a worker")
             await prometheus.scraped()
             await waiting.leave()
             at = time.time()
