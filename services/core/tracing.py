@@ -21,8 +21,7 @@ import msgspec
 from services.core.inference import Headers, Request
 from services.core.trace_context import TraceContext as TraceContext
 from services.core.trace_context import chance as _chance
-from services.core.trace_context import new_span_id as new_span_id
-from services.core.trace_context import new_trace_id
+from services.core.trace_context import new_root as new_root
 from services.core.trace_context import parse as parse
 
 TRACEPARENT: Final = "traceparent"
@@ -30,11 +29,6 @@ TRACESTATE: Final = "tracestate"
 
 AttributeValue = str | bool | int | float | tuple[str, ...]
 Attributes = Mapping[str, AttributeValue]
-
-
-def new_root(*, sampled: bool, trace_id: str = "") -> TraceContext:
-    """The place of a span that begins a trace, of this id if there is one."""
-    return TraceContext(trace_id or new_trace_id(), new_span_id(), sampled)
 
 
 def parent_in(request: Request) -> TraceContext | None:
@@ -179,8 +173,8 @@ class Tracer:
         if parent is None:
             return new_root(sampled=self._chance() < sampling.ratio, trace_id=trace_id)
         if not sampling.follow_parent:
-            return TraceContext(parent.trace_id, new_span_id(), self._chance() < sampling.ratio, parent.state)
-        return TraceContext(parent.trace_id, new_span_id(), parent.sampled and self._forced.take(), parent.state)
+            return parent.decided(sampled=self._chance() < sampling.ratio)
+        return parent.decided(sampled=parent.sampled and self._forced.take())
 
     def follow(self, parent: TraceContext | None) -> TraceContext:
         """The place of a span further in, where a part of the mesh has decided; decides only where none has."""

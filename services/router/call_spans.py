@@ -51,6 +51,8 @@ def finish(notes: CallTrace, error: ServiceError | None, principal: Principal | 
     Without an error and a bill its caller has left.
     """
     record = None if bill is None else bill.record
+    if error is None and not notes.noting and (record is None or record.status < 500):
+        return  # as most do
     at_fault = notes.retried or (error is not None and error.kind.http >= 500)
     at_fault = at_fault or (record is not None and record.status >= 500)
     if not notes.tracer.keeps(notes.context, failed=at_fault, refused=error is not None):
@@ -102,7 +104,7 @@ def _of_call(
             attributes |= _content(notes)
     return Span(
         context=notes.context,
-        parent_id=notes.parent_id,
+        parent_id="" if notes.parent is None else notes.parent.span_id,
         name=f"{operation} {model}" if model else operation,
         service=SERVICE,
         kind=Kind.SERVER,

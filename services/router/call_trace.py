@@ -1,5 +1,9 @@
 """What a traced call notes of itself while it is in the router: times and facts, of which `call_spans` makes spans when
 it has ended, if they are kept at all.
+
+A call that is not sampled is kept only if something goes wrong, and most have nothing to tell: as long as it goes the
+warm way (its caller is known, its limits have room, a server is free, and answers) it notes its beginning and its first
+attempt, and takes notes from when it leaves it.
 """
 
 from __future__ import annotations
@@ -50,15 +54,19 @@ class CallTrace(msgspec.Struct, gc=False):
     """The notes. The steps follow one another: the next ends the one before. Whatever else becomes of the call is known
     at its end, from its bill.
 
-    `authenticated`, `authorised` and `admitted` are the times of it, 0 for what has not happened.
+    `noting` tells whether it takes notes of all. `authenticated`, `authorised` and `admitted` are the times of it, 0
+    for what has not happened, or was not noted.
     """
 
     tracer: Tracer
     context: TraceContext
-    parent_id: str
+    parent: TraceContext | None
     request: Request
     started: int
+    noting: bool
     steps: list[Step] = []
+    unnoted: tuple[Target, TraceContext, int, int] | None = None
+    """The attempt of a call that takes no notes yet: at what, its place, when, and of how many candidates the best."""
     authenticated: int = 0
     authorised: int = 0
     admitted: int = 0
@@ -67,8 +75,17 @@ class CallTrace(msgspec.Struct, gc=False):
     answer: Beginning | None = None
     """What is kept of the answer's text, where content is told."""
 
+    def note(self) -> None:
+        """From now on it takes notes of all: it has left the warm way, or has failed."""
+        self.noting = True
+        if self.unnoted is not None:
+            target, place, at, candidates = self.unnoted
+            self.steps.append(Step("", place, at, 0, target, candidates))
+            self.unnoted = None
+
     def begin(self, name: str, *, why: str = "", candidates: int = 0) -> TraceContext:
         """A step begins; returns its place. A wait that goes on is one."""
+        self.note()
         now = time.time_ns()
         last = self.steps[-1] if self.steps else None
         if last is not None and not last.ended:
@@ -95,11 +112,13 @@ class CallTrace(msgspec.Struct, gc=False):
 
     def attempt(self, target: Target, candidates: int) -> TraceContext:
         """An attempt at a target begins, the best of so many; returns its place, which the server works for."""
-        now = time.time_ns()
+        place, now = self.context.child(), time.time_ns()
+        if not self.noting:
+            self.unnoted = (target, place, now, candidates)
+            return place
         steps = self.steps
         if steps and not steps[-1].ended:
             steps[-1].ended = now
-        place = self.context.child()
         steps.append(Step("", place, now, 0, target, candidates))
         return place
 
@@ -116,6 +135,7 @@ class CallTrace(msgspec.Struct, gc=False):
 
     def done(self, error: str = "", status: int = 0) -> None:
         """The step that goes on has ended; with an error, by its reason, it has failed."""
+        self.note()
         step = self.steps[-1] if self.steps else None
         if step is not None and not step.ended:
             step.ended = time.time_ns()
@@ -125,7 +145,6 @@ class CallTrace(msgspec.Struct, gc=False):
 
 def trace(tracer: Tracer, request: Request, *, inside: bool) -> CallTrace:
     """The notes of a call that has come; `inside` tells that a part of the mesh has decided whether it is sampled."""
-    started = time.time_ns()
     parent = parent_in(request)
     context = tracer.follow(parent) if inside else tracer.enter(parent)
-    return CallTrace(tracer, context, "" if parent is None else parent.span_id, request, started)
+    return CallTrace(tracer, context, parent, request, time.time_ns(), context.sampled)

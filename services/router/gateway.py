@@ -188,11 +188,11 @@ class Gateway:
         model = bill.model = wanted.model or only_model(roster, permits, principal)
         ask = Ask(request.operation, model, request.cluster, request.framework)
         permits.permit(principal, ask)
-        traced = call.trace
-        if traced is not None:
+        noting = (traced := call.trace) is not None and traced.noting
+        if traced is not None and noting:
             traced.authorise(bill)
         admitted = bill.admit(wanted)
-        if traced is not None and admitted:
+        if traced is not None and noting and admitted:
             traced.admit()
         travelling = TO_UPSTREAM if traced is None else _UNTRACED
         outward = msgspec.structs.replace(request, headers=select(request.headers, travelling))
@@ -288,7 +288,7 @@ class _GatewayCall:
     def begin(self, principal: Principal | None) -> None:
         """The caller is known, or need not be."""
         self.principal = principal
-        if self.trace is not None:
+        if self.trace is not None and self.trace.noting:
             self.trace.authenticated = time.time_ns()
         try:
             self._inner = self._gateway.start(self, principal)

@@ -112,7 +112,7 @@ def _encode_opening(open_: frame_pb2.Open, item: Opening) -> None:
     if request.framework:
         open_.framework = request.framework
     if request.trace is not None:
-        open_.trace = request.trace.pack()
+        open_.trace = request.trace.packed
         if request.trace.state:
             open_.trace_state = request.trace.state
 

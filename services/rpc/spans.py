@@ -51,7 +51,7 @@ def read_span(proto: span_pb2.Span, *, service: str, resource: Attributes) -> Sp
         raise ValueError("a span that is too large")
     return Span(
         # Whoever sent it has kept it, sampled or not.
-        context=TraceContext(
+        context=TraceContext.of(
             proto.trace_id.hex(),
             proto.span_id.hex(),
             True,

@@ -52,7 +52,7 @@ def _span(span: PbSpan, service: str, resource: Attributes) -> Span:
     attributes = _attributes(span.attributes)
     state = span.trace_state if len(span.trace_state) <= 512 else ""
     return Span(
-        context=TraceContext(span.trace_id.hex(), span.span_id.hex(), True, state),
+        context=TraceContext.of(span.trace_id.hex(), span.span_id.hex(), True, state),
         parent_id=span.parent_span_id.hex() if len(span.parent_span_id) == 8 and any(span.parent_span_id) else "",
         name=span.name[:LONGEST],
         service=service,

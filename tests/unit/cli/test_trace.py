@@ -25,7 +25,7 @@ ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 def one(id: int, parent: int = 0, begin: int = 0, end: int = 100, trace: str = ID, **fields: object) -> Span:
     """A span; ids are small numbers, times in milliseconds since the trace began."""
     return span(
-        context=TraceContext(trace, f"{id:016x}", True),
+        context=TraceContext.of(trace, f"{id:016x}", True),
         parent_id=f"{parent:016x}" if parent else "",
         start_ns=BEGAN + begin * MS,
         end_ns=BEGAN + end * MS,

@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.core.trace_context import TraceContext, new_span_id, new_trace_id, unpack
+from services.core.trace_context import TraceContext, parse, unpack
 
 PLACES = st.builds(
-    lambda sampled, state: TraceContext(new_trace_id(), new_span_id(), sampled, state),
+    TraceContext.of,
+    st.integers(1, (1 << 128) - 1).map("{:032x}".format),
+    st.integers(1, (1 << 64) - 1).map("{:016x}".format),
     st.booleans(),
     st.sampled_from(["", "a=1", "a=1,b=2"]),
 )
@@ -17,8 +19,24 @@ PLACES = st.builds(
 
 @given(PLACES)
 def test_what_was_packed_is_unpacked(place: TraceContext) -> None:
-    packed = place.pack()
-    assert (len(packed), unpack(packed, place.state)) == (25, place)
+    assert (len(place.packed), unpack(place.packed, place.state)) == (25, place)
+
+
+@given(PLACES)
+def test_a_place_can_be_read_as_a_header(place: TraceContext) -> None:
+    assert parse(place.traceparent, place.state) == place
+    assert TraceContext.of(place.trace_id, place.span_id, place.sampled, place.state) == place
+
+
+@given(PLACES)
+def test_a_child_is_another_span_of_the_same_trace(place: TraceContext) -> None:
+    for child, sampled in (
+        (place.child(), place.sampled),
+        (place.decided(sampled=True), True),
+        (place.decided(sampled=False), False),
+    ):
+        assert (child.trace_id, child.state, child.sampled) == (place.trace_id, place.state, sampled)
+        assert child.span_id != place.span_id
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from tests.testing.streams import Answerer, Served
 
 CHAT = "/v1/chat/completions"
 SETTINGS = AppSettings(max_body=1000, max_arriving=3000, call_window=256 * 1024, window_budget=1024 * 1024)
-PARENT = TraceContext("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", True)
+PARENT = TraceContext.of("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", True)
 JSON = Head(200, (("content-type", "application/json"),))
 EVENTS = Head(200, (("content-type", "text/event-stream"),))
 LOST = ServiceError(Reason.WORKER_LOST)

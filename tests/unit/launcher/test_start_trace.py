@@ -12,8 +12,8 @@ from services.core.tracing import Kind, Span, TraceContext, parse
 from services.launcher.machine import Seen
 from tests.testing.launch_world import CONFIG, ENDPOINT, READY, Launcher, Site
 
-CALL = TraceContext("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", sampled=True)
-UNSAMPLED = TraceContext(CALL.trace_id, CALL.span_id, sampled=False)
+CALL = TraceContext.of("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", sampled=True)
+UNSAMPLED = TraceContext.of(CALL.trace_id, CALL.span_id, sampled=False)
 STARTING = Seen("i", job="job-1", host="node-7")
 
 

@@ -19,8 +19,8 @@ from services.launcher.bridge_calls import TaskInference, TaskSlots
 from services.launcher.task_trace import TaskTrace, node_run
 
 E = "clusters/c/endpoints/e"
-DISPATCH = TraceContext("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", sampled=True)
-UNSAMPLED = TraceContext(DISPATCH.trace_id, DISPATCH.span_id, sampled=False)
+DISPATCH = TraceContext.of("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", sampled=True)
+UNSAMPLED = TraceContext.of(DISPATCH.trace_id, DISPATCH.span_id, sampled=False)
 TIMES = {"began": 5.0, "sent": 5.5, "answered": 6.0, "ended": 6.5}
 OK = {"status": 200, "headers": [], "body": "{}", "times": TIMES, "host": "node-7"}
 SECOND = 1_000_000_000

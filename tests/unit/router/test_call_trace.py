@@ -44,7 +44,7 @@ ENDPOINT = "clusters/one/endpoints/vllm"
 COLD = "clusters/one/endpoints/cold"
 CHAT = "/v1/chat/completions"
 BODY = b'{"model":"m","max_tokens":7,"temperature":0.5,"top_p":1,"messages":[{"role":"user","content":"a secret"}]}'
-PARENT = TraceContext("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", True)
+PARENT = TraceContext.of("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", True)
 ANSWER = (
     b'{"choices":[{"index":0,"message":{"content":"an answer"}}],"usage":{"prompt_tokens":5,"completion_tokens":3}}'
 )
@@ -219,6 +219,35 @@ async def test_nothing_is_told_of_a_call_that_is_not_sampled_and_went_well():
     seen = traced_at(mesh.served())
     assert seen is not None
     assert not seen.sampled, "the worker may keep what it does for a call that fails there"
+
+
+async def test_a_call_that_is_not_sampled_takes_notes_only_from_when_it_leaves_the_warm_way():
+    for leaves in (False, True):
+        tracer = Spans().tracer(ratio=0.0)
+        notes = trace(tracer, request(parent=None), inside=False)
+        place = notes.attempt(Target(Server(ENDPOINT, "i", Answerer()), "one", "", "m"), 2)
+        assert (notes.noting, notes.steps) == (False, [])
+        if leaves:
+            notes.done("worker_lost")
+            (step,) = notes.steps
+            assert (step.context, step.candidates, step.error) == (place, 2, "worker_lost")
+            assert notes.started <= step.started <= step.ended
+    assert notes.retried
+
+
+async def test_a_call_that_is_not_sampled_and_breaks_off_tells_of_its_only_attempt():
+    spans = Spans()
+    mesh = Mesh(spans.tracer(ratio=0.0), servers=3)
+    await mesh.call(request(parent=None))
+    (served,) = (one.calls[-1] for one in mesh.answerers if one.calls)
+    served.receiver.head(JSON)
+    served.receiver.data(b"{")
+    served.receiver.fail(ServiceError(Reason.WORKER_LOST))
+    of_call, attempt = spans.all
+    assert traced_at(served) == attempt.context
+    assert of_call.start_ns <= attempt.start_ns <= attempt.end_ns <= of_call.end_ns
+    planned = [event.attributes["weft.candidates"] for event in of_call.events if event.name == "planned"]
+    assert planned == [3]
 
 
 async def test_without_a_tracer_a_callers_own_headers_travel():

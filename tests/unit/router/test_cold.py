@@ -107,8 +107,8 @@ def test_the_call_that_causes_a_start_is_one_that_is_sampled_if_any_is():
     cold = ColdEndpoints()
     first, second, other = (Sought(name, "", "", "") for name in "mno")
     where = {first: (launchable(A),), second: (launchable(A),), other: (launchable(B),)}
-    unsampled = TraceContext("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", sampled=False)
-    sampled = TraceContext("5bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", sampled=True)
+    unsampled = TraceContext.of("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", sampled=False)
+    sampled = TraceContext.of("5bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", sampled=True)
 
     def caused(waiting: dict[Sought, TraceContext | None]) -> str:
         return cause(cold, waiting, where.__getitem__, A)

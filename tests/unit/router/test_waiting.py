@@ -142,7 +142,7 @@ def test_of_those_who_wait_one_that_is_sampled_tells_its_span():
     assert line.waiting.traced(MODEL) is None
     line.add("a1")
     assert line.waiting.traced(MODEL) is None
-    places = [TraceContext(f"{n:032x}", f"{n:016x}", sampled=n == 2) for n in (1, 2, 3)]
+    places = [TraceContext.of(f"{n:032x}", f"{n:016x}", sampled=n == 2) for n in (1, 2, 3)]
     waiters = [line.add(name) for name in ("a2", "b1", "b2")]
     for waiter, place in zip(waiters, places, strict=True):
         waiter.context = place

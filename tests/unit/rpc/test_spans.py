@@ -32,7 +32,7 @@ def ids(length: int) -> st.SearchStrategy[str]:
 
 SPAN = st.builds(
     Span,
-    context=st.builds(TraceContext, ids(16), ids(8), st.just(True), TEXTS),
+    context=st.builds(TraceContext.of, ids(16), ids(8), st.just(True), TEXTS),
     parent_id=st.one_of(st.just(""), ids(8)),
     name=TEXTS,
     service=st.just("worker"),

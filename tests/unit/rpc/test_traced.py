@@ -19,8 +19,8 @@ from services.rpc.traced import RpcTraces
 
 SERVICE = "test.Service"
 TIMEOUT = 20.0
-CALL = TraceContext("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", sampled=True)
-UNSAMPLED = TraceContext(CALL.trace_id, CALL.span_id, sampled=False)
+CALL = TraceContext.of("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", sampled=True)
+UNSAMPLED = TraceContext.of(CALL.trace_id, CALL.span_id, sampled=False)
 
 
 class Sink:

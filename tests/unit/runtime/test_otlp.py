@@ -26,7 +26,7 @@ def request(*spans: PbSpan) -> bytes:
 @pytest.mark.parametrize("error", ["", "worker_lost"])
 def test_what_is_sent_is_read_as_it_was(kind: Kind, error: str) -> None:
     one = span(
-        context=TraceContext("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", True, "vendor=x"),
+        context=TraceContext.of("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", True, "vendor=x"),
         parent_id="00f067aa0ba902b8",
         kind=kind,
         attributes={"text": "ä", "whole": -3, "part": 0.5, "yes": True, "several": ("a", "b")},
@@ -38,7 +38,7 @@ def test_what_is_sent_is_read_as_it_was(kind: Kind, error: str) -> None:
 
 
 def test_the_span_of_an_error_is_exported_although_its_trace_was_not_sampled() -> None:
-    one = readable(span(context=TraceContext("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", False)))
+    one = readable(span(context=TraceContext.of("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", False)))
     assert one.context is not None
     assert one.context.trace_flags.sampled
 

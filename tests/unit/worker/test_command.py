@@ -49,7 +49,7 @@ def test_where_vllms_spans_are_taken(flags, address):
 def test_a_line_that_is_said_in_the_course_of_a_call_bears_its_traces_ids():
     record = logging.LogRecord("weft", logging.INFO, "", 0, "vLLM %s", ("broke off",), None)
     assert _Formatter("%(message)s").format(record) == "vLLM broke off"
-    token = current.set(TraceContext("ab" * 16, "cd" * 8, sampled=False))
+    token = current.set(TraceContext.of("ab" * 16, "cd" * 8, sampled=False))
     try:
         said = _Formatter("%(message)s").format(record)
     finally:

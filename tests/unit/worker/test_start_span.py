@@ -13,8 +13,8 @@ from services.worker.ending import Exit, WorkerFailedError
 from services.worker.start_span import StartSpan, process_begun
 from services.worker.traced import FOLLOWS
 
-START = TraceContext("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", sampled=True)
-UNSAMPLED = TraceContext(START.trace_id, START.span_id, sampled=False)
+START = TraceContext.of("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", sampled=True)
+UNSAMPLED = TraceContext.of(START.trace_id, START.span_id, sampled=False)
 
 
 class World:

@@ -86,7 +86,7 @@ def test_an_answer_is_a_span_between_the_routers_and_vllms():
 
 
 def test_what_the_frame_says_counts_before_a_header():
-    place = TraceContext("12" * 16, "34" * 8, sampled=True)
+    place = TraceContext.of("12" * 16, "34" * 8, sampled=True)
     request = Request("/v1/chat/completions", (("traceparent", SAMPLED),), b"{}", trace=place)
     outlet, answerer = Outlet(), Answerer()
     TracedInference(answerer, Tracer(outlet, FOLLOWS), outlet).open(request, Answer(), 10).cancel()
