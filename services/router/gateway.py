@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -18,14 +17,15 @@ from services.core.errors import Reason, ServiceError
 from services.core.headers import TO_UPSTREAM, select
 from services.core.inference import Call, Head, Inference, Receiver, Request
 from services.core.principal import Principal
-from services.core.tracing import TRACEPARENT, TRACESTATE, TraceContext, Tracer, current, log_fields
-from services.router.bill import Accounting, Bill
+from services.core.tracing import TRACEPARENT, TRACESTATE, Tracer
+from services.router.bill import Accounting
 from services.router.body import read_body
 from services.router.call_spans import finish
-from services.router.call_trace import AUTHENTICATE, CallTrace, trace
+from services.router.call_trace import trace
 from services.router.dispatch import DispatchedCall
 from services.router.dispatcher import Dispatcher
 from services.router.first import StatusRoutes
+from services.router.gateway_call import GatewayCall
 from services.router.later import LaterAnswer
 from services.router.models import list_models, only_model
 from services.router.operations import FIRST_STATUS, PUBLIC, check_operation, lists_models
@@ -69,16 +69,16 @@ class Gateway:
         tracer: Tracer | None = None,
     ) -> None:
         """`turned_away` counts the calls that are refused before there is a bill that could tell of them."""
-        self.refused = refused
+        self._tell_refused = refused
         self._tracer = tracer
-        self.turned_away = turned_away
+        self._turned_away = turned_away
         self._principals = principals
         self._permits = permits
         self._status = status
         self._accounting = accounting
         self._dispatcher = dispatcher
         self._max_calls = max_calls
-        self._open: set[_GatewayCall] = set()
+        self._open: set[GatewayCall] = set()
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
@@ -115,7 +115,7 @@ class Gateway:
         try:
             self._admit()
             credential = parse_bearer(request.header("authorization") or "")
-            call = _GatewayCall(self, request, receiver, credit, traced)
+            call = GatewayCall(self, request, receiver, credit, traced)
             self._open.add(call)
             self._idle.clear()
             principal = self._principals.peek(credential) if credential else known
@@ -127,8 +127,8 @@ class Gateway:
                 call.authenticate(credential)
             return call
         except ServiceError as error:
-            if self.turned_away is not None:
-                self.turned_away(error)
+            if self._turned_away is not None:
+                self._turned_away(error)
             if traced is not None:
                 finish(traced, error, None, None)
             return _tell_soon(ReadyAnswer(error, receiver, credit))
@@ -167,7 +167,7 @@ class Gateway:
         """Asks for a principal that is not at hand."""
         return await self._principals.authenticate(credential)
 
-    def start(self, call: _GatewayCall, principal: Principal | None) -> Call:
+    def start(self, call: GatewayCall, principal: Principal | None) -> Call:
         """Authorises a call and sends it on its way; without a principal, one that anybody may make. Raises
         `ServiceError`.
         """
@@ -212,7 +212,14 @@ class Gateway:
         asyncio.get_running_loop().call_soon(functools.partial(dispatched.begin, admitted=admitted))
         return dispatched
 
-    def forget(self, call: _GatewayCall) -> None:
+    def refused(self, call: GatewayCall, error: ServiceError) -> None:
+        """A call was refused, or has failed, for this."""
+        if call.bill is None and self._turned_away is not None:
+            self._turned_away(error)
+        if error.kind.http in (401, 403):
+            self._tell_refused(call.principal, call.request, call.bill.model if call.bill else "", error)
+
+    def forget(self, call: GatewayCall) -> None:
         """A call has ended."""
         self._open.discard(call)
         if not self._open:
@@ -230,145 +237,6 @@ class _Entrance:
     def open(self, request: Request, receiver: Receiver, credit: int) -> Call:
         """See `Inference.open`."""
         return self._gateway.open(request, receiver, credit, self._principal, inside=self._inside)
-
-
-class _GatewayCall:
-    """A call in the router: at first without an identity, then with a `DispatchedCall` or a ready answer behind it."""
-
-    __slots__ = (
-        "__weakref__",
-        "_gateway",
-        "_inner",
-        "_receiver",
-        "_task",
-        "bill",
-        "credit",
-        "principal",
-        "request",
-        "trace",
-    )
-
-    def __init__(
-        self, gateway: Gateway, request: Request, receiver: Receiver, credit: int, trace: CallTrace | None
-    ) -> None:
-        self.request = request
-        self.trace = trace
-        self.credit = credit
-        self.bill: Bill | None = None
-        self.principal: Principal | None = None
-        self._gateway = gateway
-        self._receiver: Receiver | None = receiver
-        self._inner: Call | None = None
-        self._task: asyncio.Task[None] | None = None
-
-    @property
-    def computing(self) -> bool:
-        """Whether a server has it."""
-        return isinstance(self._inner, DispatchedCall) and self._inner.computing
-
-    def authenticate(self, credential: str | None) -> None:
-        """Asks auth first."""
-        self._task = asyncio.get_running_loop().create_task(self._authenticate(credential))
-
-    async def _authenticate(self, credential: str | None) -> None:
-        if self.trace is not None:
-            current.set(self.trace.begin(AUTHENTICATE))
-        try:
-            principal = await self._gateway.principal_of(credential)
-            if self.trace is not None:
-                self.trace.done()
-                current.set(self.trace.context)
-            self.begin(principal)
-        except ServiceError as error:
-            self.fail(error)
-        except Exception:
-            log.exception("an unexpected error ended a call", extra=log_fields(self.context))
-            self.fail(ServiceError(Reason.INTERNAL))
-
-    def begin(self, principal: Principal | None) -> None:
-        """The caller is known, or need not be."""
-        self.principal = principal
-        if self.trace is not None and self.trace.noting:
-            self.trace.authenticated = time.time_ns()
-        try:
-            self._inner = self._gateway.start(self, principal)
-        except ServiceError as error:
-            self._refused(error)
-        except Exception:
-            log.exception("an unexpected error ended a call", extra=log_fields(self.context))
-            self._refused(ServiceError(Reason.INTERNAL))
-
-    def _refused(self, error: ServiceError) -> None:
-        if self.bill is not None:
-            self.bill.close(error.reason.name.lower(), error.kind.http, reached=False)
-        asyncio.get_running_loop().call_soon(self.fail, error)
-
-    def refuse(self, error: ServiceError) -> None:
-        """Ends the call from this side."""
-        if isinstance(self._inner, DispatchedCall):
-            self._inner.fail(error)  # which is recorded as what it is: nobody has left
-            return
-        receiver = self._receiver
-        self._told(error)
-        self.cancel()
-        if receiver is not None:
-            receiver.fail(error)
-
-    # Call
-
-    def grant(self, credit: int) -> None:
-        if self._inner is not None:
-            self._inner.grant(credit)
-        else:
-            self.credit += credit
-
-    def cancel(self) -> None:
-        self._receiver = None
-        if self._task is not None:
-            self._task.cancel()
-        if self._inner is not None:
-            self._inner.cancel()
-        self._told(None)
-        self._gateway.forget(self)
-
-    @property
-    def context(self) -> TraceContext | None:
-        """The place of its span, if it is traced."""
-        return None if self.trace is None else self.trace.context
-
-    def _told(self, error: ServiceError | None) -> None:
-        """All is known that its spans tell; those of a call that has ended were told before."""
-        if self.trace is not None:
-            traced, self.trace = self.trace, None
-            finish(traced, error, self.principal, self.bill)
-
-    # Receiver
-
-    def head(self, head: Head) -> None:
-        if self._receiver is not None:
-            self._receiver.head(head)
-
-    def data(self, chunk: bytes) -> None:
-        if self._receiver is not None:
-            self._receiver.data(chunk)
-
-    def end(self) -> None:
-        receiver, self._receiver = self._receiver, None
-        self._told(None)
-        self._gateway.forget(self)
-        if receiver is not None:
-            receiver.end()
-
-    def fail(self, error: ServiceError) -> None:
-        if self.bill is None and self._gateway.turned_away is not None:
-            self._gateway.turned_away(error)
-        if error.kind.http in (401, 403):
-            self._gateway.refused(self.principal, self.request, self.bill.model if self.bill else "", error)
-        receiver, self._receiver = self._receiver, None
-        self._told(error)
-        self._gateway.forget(self)
-        if receiver is not None:
-            receiver.fail(error)
 
 
 def _tell_soon(answer: ReadyAnswer) -> ReadyAnswer:
