@@ -35,8 +35,9 @@ async def test_streams_are_complete_only_with_their_end():
 
 
 async def test_streams_that_never_end_are_broken_off():
+    """The other one ends long before, also where this process stands still for a while."""
     async with running_sim(SimConfig(**FAST, faults=(Fault(stall_after_tokens=2),))) as (address, _):
-        result = await paced_streams(Target(address, "sim-model"), streams=2, tokens=5, ramp_s=0, timeout_s=0.3)
+        result = await paced_streams(Target(address, "sim-model"), streams=2, tokens=5, ramp_s=0, timeout_s=4)
     assert (result.complete, result.chunks) == (1, 7 + 3)
 
 
