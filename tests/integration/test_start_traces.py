@@ -20,6 +20,7 @@ from tests.testing.span_tree import SpanTree, having, new_trace, traced_chat
 
 START = f"start {ENDPOINT}"
 ENROL = "weft.auth.v1.AuthService/IssueEnrolmentToken"
+AUTHENTICATE = "weft.auth.v1.AuthService/Authenticate"
 COLD = 3 * SOON
 
 
@@ -62,7 +63,7 @@ async def test_a_cold_call_the_start_it_causes_and_the_workers_own_beginning_are
     trace = new_trace()
     assert await traced.chat(trace) == 200
     names = ("chat", "wait", "authenticate", START, "submit", "queue", "load", "start worker", "serve chat")
-    tree = await traced.tree(trace, *names)
+    tree = await traced.tree(trace, *names, ENROL, AUTHENTICATE)
     call, start, worker = tree.one("chat sim-model", "weft-router"), tree.one(START), tree.one("start worker")
     assert start.parent == call.span
     assert tree.below(start) == ["submit", ENROL, "queue", "start worker", "load"]
@@ -75,7 +76,7 @@ async def test_a_cold_call_the_start_it_causes_and_the_workers_own_beginning_are
     assert (worker.resource["weft.endpoint"], worker.resource["weft.instance"]) == (ENDPOINT, told.instance)
     submit, queue, load = tree.one("submit"), tree.one("queue"), tree.one("load")
     assert start.start == submit.start <= submit.end == queue.start <= queue.end == load.start <= load.end == start.end
-    judged = tree.one("weft.auth.v1.AuthService/Authenticate")
+    judged = tree.one(AUTHENTICATE)
     assert judged.parent == tree.one("authenticate").span
     assert (judged.service, judged.attributes["rpc.grpc.status_code"]) == ("weft-auth", 0)
     assert {span.status for span in tree.spans} == {"unset"}
@@ -93,7 +94,7 @@ async def test_a_launcher_that_is_killed_in_mid_start_tells_the_rest_when_it_is_
     await launcher.start()
     site.globus.release()
     assert await call == 200
-    tree = await traced.tree(trace, START, "load", "start worker")
+    tree = await traced.tree(trace, START, ENROL, "queue", "load", "start worker", "chat sim-model")
     assert tree.below(tree.one(START)) == ["submit", ENROL, "queue", "start worker", "load"]
     assert tree.one(START).parent == tree.one("chat sim-model", "weft-router").span
 
