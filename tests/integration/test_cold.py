@@ -24,6 +24,7 @@ from tests.integration.conftest import Measured
 from tests.testing.calls import WHOLE, Call
 from tests.testing.launcher import FakeLauncher
 from tests.testing.mesh import Mesh, StartMesh
+from tests.testing.processes import SOON
 
 ENDPOINT = "clusters/local/endpoints/cold"
 MODEL = "sim-model"
@@ -72,6 +73,17 @@ async def launcher() -> AsyncIterator[FakeLauncher]:
     await made.close()
 
 
+async def told(mesh: Mesh, launcher: FakeLauncher, state: str, detail: str = "", **more: Any) -> None:
+    """Has the launcher say how far the endpoint's start is; returns when the router, which watches it, knows."""
+    await until_known(mesh, launcher)
+    launcher.tell(ENDPOINT, state, detail, **more)
+    await mesh.until(
+        lambda: models_of_cluster(mesh),
+        lambda models: [one["status"] for one in models] == [state],
+        "the state is known",
+    )
+
+
 async def until_known(mesh: Mesh, launcher: FakeLauncher) -> None:
     """Waits until the router has the endpoint, which makes it watch the launcher."""
 
@@ -93,8 +105,7 @@ async def test_an_unstreamed_call_hears_at_the_end_of_its_patience_how_things_st
     start_mesh: StartMesh, launcher: FakeLauncher
 ) -> None:
     async with cold_mesh(start_mesh, launcher) as mesh:
-        await until_known(mesh, launcher)
-        launcher.tell(ENDPOINT, "queued", QUEUED, retry_after_s=90)
+        await told(mesh, launcher, "queued", QUEUED, retry_after_s=90)
         with pytest.raises(openai.InternalServerError) as caught:
             await mesh.openai().chat.completions.create(model=MODEL, messages=ASKED, extra_headers={"Prefer": "wait=1"})
         assert caught.value.status_code == 503
@@ -113,14 +124,23 @@ async def test_an_unstreamed_call_hears_at_the_end_of_its_patience_how_things_st
 async def test_a_client_hears_before_it_would_give_up(start_mesh: StartMesh, launcher: FakeLauncher) -> None:
     async with cold_mesh(start_mesh, launcher) as mesh:
         await until_known(mesh, launcher)
-        with pytest.raises(openai.InternalServerError):  # and not APITimeoutError, upon which it would try again
-            await mesh.openai(timeout=2.5).chat.completions.create(model=MODEL, messages=ASKED)
+        asked: list[str] = []
+
+        async def with_patience(request: Any) -> None:
+            """It has told when it gives up, and does not: on a slow machine the answer is late."""
+            asked.append(request.headers["x-stainless-read-timeout"])
+            request.extensions["timeout"] = dict.fromkeys(request.extensions["timeout"], SOON)
+
+        async with openai.DefaultAsyncHttpxClient(event_hooks={"request": [with_patience]}) as http:
+            client = mesh.openai(timeout=2.5, http_client=http)
+            with pytest.raises(openai.InternalServerError):  # and not APITimeoutError, upon which it would try again
+                await client.chat.completions.create(model=MODEL, messages=ASKED)
+        assert asked == ["2.5"]
 
 
 async def test_openais_client_waits_with_heartbeats_for_a_stream(start_mesh: StartMesh, launcher: FakeLauncher) -> None:
     async with cold_mesh(start_mesh, launcher, heartbeat_after_s=0.2) as mesh:
-        await until_known(mesh, launcher)
-        launcher.tell(ENDPOINT, "queued", QUEUED)
+        await told(mesh, launcher, "queued", QUEUED)
         call = Call(mesh, stream=True)
         await call.begun(1)
         assert (call.status, call.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
@@ -198,8 +218,7 @@ async def test_what_goes_wrong_after_a_heartbeat_raises_in_the_clients(
 ) -> None:
     patience = 1.5 if served == "none" else 60.0
     async with cold_mesh(start_mesh, launcher, heartbeat_after_s=0.2, cold_start_patience_s=patience) as mesh:
-        await until_known(mesh, launcher)
-        launcher.tell(ENDPOINT, "queued", QUEUED)
+        await told(mesh, launcher, "queued", QUEUED)
         async with (
             mesh.openai() as client,
             anthropic.AsyncAnthropic(base_url=mesh.url, api_key=mesh.key, max_retries=0) as claude,
@@ -221,8 +240,7 @@ async def test_what_goes_wrong_after_a_heartbeat_raises_in_the_clients(
 
 async def test_grpc_callers_get_the_same_bytes(start_mesh: StartMesh, launcher: FakeLauncher) -> None:
     async with cold_mesh(start_mesh, launcher, heartbeat_after_s=0.2) as mesh:
-        await until_known(mesh, launcher)
-        launcher.tell(ENDPOINT, "queued", QUEUED)
+        await told(mesh, launcher, "queued", QUEUED)
         request = inference_pb2.InferRequest(
             operation="chat/completions",
             body_json=f'{{"model":"{MODEL}","messages":[{{"role":"user","content":"a"}}],"stream":true,"max_tokens":3}}',
@@ -243,8 +261,7 @@ async def test_typed_streams_tell_of_waiting(
     start_mesh: StartMesh, launcher: FakeLauncher, most: int, reason: str | None
 ) -> None:
     async with cold_mesh(start_mesh, launcher, heartbeat_after_s=0.2) as mesh:
-        await until_known(mesh, launcher)
-        launcher.tell(ENDPOINT, "queued", QUEUED)
+        await told(mesh, launcher, "queued", QUEUED)
         chat = chat_pb2.ChatRequest(
             model=MODEL, messages=[{"role": "user", "text": "a"}], sampling={"max_tokens": most}
         )
@@ -264,8 +281,7 @@ async def test_typed_streams_tell_of_waiting(
 
 async def test_weft_client_sees_a_model_start(start_mesh: StartMesh, launcher: FakeLauncher) -> None:
     async with cold_mesh(start_mesh, launcher, heartbeat_after_s=0.2) as mesh:
-        await until_known(mesh, launcher)
-        launcher.tell(ENDPOINT, "queued", QUEUED)
+        await told(mesh, launcher, "queued", QUEUED)
         async with AsyncClient(mesh.address("router"), credential=mesh.key) as client:
             silent = asyncio.create_task(client.chat(MODEL, "Hello", max_tokens=3))
             stream = client.stream_chat(MODEL, "Hello", max_tokens=3)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+import pytest
 from weft.launcher.v1 import launcher_pb2, launcher_pb2_grpc
 
 from services.rpc.channel import SERVER_OPTIONS, credential_of
@@ -70,10 +71,13 @@ class FakeLauncher(launcher_pb2_grpc.LauncherServiceServicer):
 
     async def until_wanted(self, endpoint: str, waiting: int) -> None:
         """Waits until so many calls are said to wait."""
-        async with asyncio.timeout(SOON):
-            while (endpoint, waiting) not in self.wants:
-                self._wanted.clear()
-                await self._wanted.wait()
+        try:
+            async with asyncio.timeout(SOON):
+                while (endpoint, waiting) not in self.wants:
+                    self._wanted.clear()
+                    await self._wanted.wait()
+        except TimeoutError:
+            pytest.fail(f"not within {SOON:g} s: {waiting} calls want {endpoint}; said was {self.wants}")
 
     async def Want(self, request: launcher_pb2.WantRequest, context: Context) -> launcher_pb2.WantResponse:  # noqa: N802
         """See the proto."""
