@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import gzip
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,9 +25,20 @@ ASKED: dict[str, Any] = {"model": "sim-model", "messages": [{"role": "user", "co
 GOOD = json.dumps(ASKED).encode()
 
 
+@contextlib.contextmanager
+def started(home: Path, facade: Mapping[str, Any]) -> Iterator[Mesh]:
+    """A mesh whose simulator gives 200 tokens a second."""
+    mesh = hold(home, MeshOptions(facade=facade, sim=("--inter-token-s", "0.005")))
+    try:
+        asyncio.run(mesh.start())
+        yield mesh
+    finally:
+        let_go(mesh)
+
+
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    """A mesh with little patience, whose environment knows only proxies that lead nowhere."""
+    """A mesh that takes small bodies alone, and whose environment knows only proxies that lead nowhere."""
     nowhere = "http://127.0.0.1:9"
     with pytest.MonkeyPatch.context() as environment:
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "GRPC_PROXY"):
@@ -34,13 +46,18 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
             environment.setenv(name.lower(), nowhere)
         for name in ("NO_PROXY", "no_proxy"):
             environment.delenv(name, raising=False)
-        facade = {"max_body_bytes": LIMIT, "header_timeout_s": 0.5, "body_timeout_s": 0.5}
-        mesh = hold(tmp_path_factory.mktemp("strict"), MeshOptions(facade=facade, sim=("--inter-token-s", "0.005")))
-        try:
-            asyncio.run(mesh.start())
+        with started(tmp_path_factory.mktemp("strict"), {"max_body_bytes": LIMIT}) as mesh:
             yield mesh
-        finally:
-            let_go(mesh)
+
+
+@pytest.fixture(scope="module")
+def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    """A mesh with little patience, for the tests of that alone: whoever stands still between connecting and sending is
+    too slow for it.
+    """
+    facade = {"header_timeout_s": 1.0, "body_timeout_s": 1.0}
+    with started(tmp_path_factory.mktemp("hasty"), facade) as mesh:
+        yield mesh
 
 
 @contextlib.asynccontextmanager
@@ -350,9 +367,9 @@ async def test_a_websocket_is_not_offered(mesh: Mesh) -> None:
 
 
 @pytest.mark.parametrize("request_line", ["", "GET /v1/mod", "\r\n", f"POST {CHAT} HTTP/1.1\r\nHost: weft\r\nX: y"])
-async def test_slow_headers(strict: Mesh, request_line: str) -> None:
+async def test_slow_headers(hasty: Mesh, request_line: str) -> None:
     """Also on a connection over which not a byte comes, or nothing but blank lines."""
-    async with undisturbed(strict, tokens=200), Wire(strict.url) as wire:
+    async with undisturbed(hasty, tokens=400), Wire(hasty.url) as wire:
         await wire.send(request_line.encode())
         reply = await wire.reply()
         assert reply.status == 408
@@ -361,9 +378,9 @@ async def test_slow_headers(strict: Mesh, request_line: str) -> None:
 
 
 @pytest.mark.parametrize("framing", ["Content-Length: 100", "Transfer-Encoding: chunked"])
-async def test_slow_bodies(strict: Mesh, framing: str) -> None:
-    head = HEAD + f"Authorization: Bearer {strict.key}\r\n{framing}\r\n\r\n"
-    async with undisturbed(strict, tokens=200), Wire(strict.url) as wire:
+async def test_slow_bodies(hasty: Mesh, framing: str) -> None:
+    head = HEAD + f"Authorization: Bearer {hasty.key}\r\n{framing}\r\n\r\n"
+    async with undisturbed(hasty, tokens=400), Wire(hasty.url) as wire:
         await wire.send(head.encode() + (b"1\r\n{" if "chunked" in framing else b"{"))
         reply = await wire.reply()
         assert reply.status == 408
@@ -392,17 +409,18 @@ async def test_pipelined_requests_are_answered_in_order(mesh: Mesh) -> None:
 @pytest.mark.parametrize(
     "garbage", [b"garbage\r\n\r\n", HEAD.encode() + b"X: " + b"y" * 200_000 + b"\r\n\r\n", b"GET /v1/mod"]
 )
-async def test_garbage_behind_a_request_does_not_reach_its_answer(strict: Mesh, garbage: bytes, stream: bool) -> None:
+async def test_garbage_behind_a_request_does_not_reach_its_answer(hasty: Mesh, garbage: bytes, stream: bool) -> None:
     """As when a client counts characters for bytes: the answer to what came whole is whole, and nothing follows it."""
-    body = json.dumps({**ASKED, "stream": stream, "max_tokens": 300}).encode()
-    async with Wire(strict.url) as wire:
-        await wire.send(post(CHAT, body, strict.key) + garbage)
+    tokens = 400  # Half a request behind it is refused before the answer is over.
+    body = json.dumps({**ASKED, "stream": stream, "max_tokens": tokens}).encode()
+    async with Wire(hasty.url) as wire:
+        await wire.send(post(CHAT, body, hasty.key) + garbage)
         reply = await wire.reply()
         assert reply.status == 200
         if stream:
             assert reply.body.endswith(b"data: [DONE]\n\n")
         else:
-            assert reply.json()["usage"]["completion_tokens"] == 300
+            assert reply.json()["usage"]["completion_tokens"] == tokens
         assert await wire.rest() == b""
 
 
