@@ -11,7 +11,7 @@ from tests.vllm.exchange import send
 from tests.vllm.processes import Deadline, Process, children, free_port
 
 WEFT = str(Path(sys.executable).with_name("weft"))
-START_SECONDS = 60
+START_SECONDS = 120  # Its parts start one after the other.
 
 
 class Mesh:

@@ -1,47 +1,45 @@
 """Processes of a test: each in its own group, its log in a file, gone at the end whatever happens."""
 
 import contextlib
-import ctypes
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from services.runtime.lifeline import tied
+from tests.testing.processes import HeldPort
+
 POLL_SECONDS = 0.05
-PR_SET_PDEATHSIG = 1  # prctl(2)
 
-
-def end_with_parent() -> None:
-    """Have the kernel end this process when the test run dies without cleaning up, as when it is killed itself."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+_held: list[HeldPort] = []
 
 
 def free_port() -> int:
-    """A port of loopback that nothing listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of loopback that nobody else is given while the tests run: vLLM takes seconds until it listens on its own,
+    and is killed and started again.
+    """
+    _held.append(HeldPort())
+    return _held[-1].port
 
 
 class Process:
-    """A command in its own process group. Its output goes to `log`, and into the message of what fails."""
+    """A command in its own process group. Its output goes to `log`, and into the message of what fails. It ends, too,
+    when the test run dies without cleaning up, as when that is killed itself.
+    """
 
     def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
         self.command = list(command)
         self.log = log
         with log.open("ab") as output:
             self._popen = subprocess.Popen(
-                self.command,
+                tied(self.command),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **(environment or {})},
                 start_new_session=True,
-                preexec_fn=end_with_parent,
             )
 
     @property

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from tests.vllm.processes import Deadline, Process, free_port
 
 START_SECONDS = 240  # 25 to 50 s on two idle cores; far more when they are shared.
+GAUGE_SECONDS = 60  # A vLLM has stood still for 21 s, and answered then.
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -90,7 +91,7 @@ class VllmServer:
 
     def gauge(self, name: str) -> float:
         """The value of vLLM's metric `name`, such as `vllm:num_requests_running`."""
-        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=30)
+        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=GAUGE_SECONDS)
         try:
             connection.request("GET", "/metrics")
             text = connection.getresponse().read().decode()

@@ -19,6 +19,10 @@ from tests.vllm.rows.row import CHAT_MODEL, JSON, encode
 from tests.vllm.server import ENVIRONMENT, START_SECONDS, VllmServer
 from tests.vllm.worker import install_weft, start_worker
 
+ATTACH_SECONDS = 60
+# A vLLM that does not end by itself is killed after 30 s.
+END_SECONDS = 60
+
 
 @pytest.fixture(scope="module")
 def weft_site(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -60,10 +64,10 @@ def test_attached_by_url(
     started = time.monotonic()
     worker = start_worker(vllm_python, weft_site, bare_mesh, log, ["--vllm-url", chat_server.url])
     try:
-        serves(bare_mesh, 30)
+        serves(bare_mesh, ATTACH_SECONDS)
         measured("a worker in vLLM's environment serves", time.monotonic() - started)
         worker.signal(signal.SIGTERM)
-        assert worker.wait(15) == 0
+        assert worker.wait(END_SECONDS) == 0
     finally:
         worker.stop()
 
@@ -77,7 +81,7 @@ def test_attached_by_unix_socket(
         server.ready()
         worker = start_worker(vllm_python, weft_site, bare_mesh, tmp_path / "worker.log", ["--vllm-url", server.url])
         try:
-            serves(bare_mesh, 30)
+            serves(bare_mesh, ATTACH_SECONDS)
         finally:
             worker.stop()
     finally:
@@ -106,8 +110,8 @@ def test_launching_vllm(
         measured("a launched vLLM killed: restarted and serving", time.monotonic() - killed)
         last = vllm_under(worker.pid)
         worker.signal(signal.SIGTERM)
-        assert worker.wait(30) == 0
-        for _ in Deadline(15, "vLLM has ended with its worker"):
+        assert worker.wait(END_SECONDS) == 0
+        for _ in Deadline(END_SECONDS, "vLLM has ended with its worker"):
             if not Path(f"/proc/{last}").exists():
                 break
     finally:
