@@ -16,6 +16,8 @@ from tests.testing.twins import Twins
 
 LONG = 30_000
 """Tokens of an answer that outlives its test."""
+MODERATE = 500
+"""Of one that takes 5 s: a test may stand still for some of them, and it is still under way."""
 
 
 async def endings(calls: list[Call]) -> list[str]:
@@ -41,7 +43,7 @@ async def test_what_answers_is_killed(twins: Twins, measured: Measured, which: s
     part: Part = twins.mesh.workers[0] if which == "worker" else twins.sims[0]
     code = "worker_lost" if which == "worker" else "upstream_broken"
     streams = await twins.spread(stream=True, tokens=LONG)
-    wholes = await twins.spread(stream=False, tokens=150)
+    wholes = await twins.spread(stream=False, tokens=MODERATE)
     for stream in streams:
         await stream.begun()
     killed = time.monotonic()
@@ -60,7 +62,7 @@ async def test_what_answers_is_killed(twins: Twins, measured: Measured, which: s
 
 async def test_a_worker_that_falls_silent_is_left(twins: Twins, measured: Measured) -> None:
     streams = await twins.spread(stream=True, tokens=LONG)
-    wholes = await twins.spread(stream=False, tokens=100)
+    wholes = await twins.spread(stream=False, tokens=MODERATE)
     for stream in streams:
         await stream.begun()
     stopped = time.monotonic()
@@ -154,7 +156,7 @@ async def test_auth_away_disturbs_no_known_caller(twins: Twins, measured: Measur
 
 
 async def test_the_only_vllm_is_killed_and_launched_again(start_mesh: StartMesh, measured: Measured) -> None:
-    mesh = await start_mesh(router={"wait_for_worker_s": 15})
+    mesh = await start_mesh(router={"wait_for_worker_s": 25})
     stream, whole = Call(mesh, stream=True, tokens=LONG), Call(mesh, stream=False, tokens=150)
     await stream.begun()
     killed = time.monotonic()
@@ -170,6 +172,8 @@ async def test_the_only_worker_is_killed(start_mesh: StartMesh, measured: Measur
     (worker,) = mesh.workers
     stream, whole = Call(mesh, stream=True, tokens=LONG), Call(mesh, stream=False, tokens=LONG)
     await stream.begun()
+    # Not yet at a worker when that is killed, it would hear that there is none.
+    await mesh.until(lambda: mesh.router.metric("weft_router_open_calls"), lambda now: now == 2, "both are under way")
     (vllm,) = descendants(worker.pid)
     killed = time.monotonic()
     await worker.kill()

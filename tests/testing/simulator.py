@@ -39,7 +39,8 @@ class Simulator(Part):
 
     async def running_calls(self) -> int:
         """The calls that it computes, or that wait in its queue."""
-        return int(await self._metric("num_requests_running") + await self._metric("num_requests_waiting"))
+        # Of one look: between two, a call may go from where the second looks to where the first has looked.
+        return int(await self._metric("num_requests_running", "num_requests_waiting"))
 
     async def generated(self) -> int:
         """The tokens that it has generated since its start."""
@@ -57,12 +58,13 @@ class Simulator(Part):
         except aiohttp.ClientError:
             return False
 
-    async def _metric(self, name: str) -> float:
+    async def _metric(self, *names: str) -> float:
+        """The sum of the samples that have one of these names."""
         async with aiohttp.ClientSession() as session, session.get(f"{self.url}/metrics") as answer:
             text = await answer.text()
         return sum(
             sample.value
             for family in text_string_to_metric_families(text)
             for sample in family.samples
-            if sample.name == f"vllm:{name}"
+            if sample.name.removeprefix("vllm:") in names
         )

@@ -18,8 +18,9 @@ class Twins:
     """`mesh` with `sims`; the first worker has the first of them."""
 
     def __init__(self, home: Path) -> None:
-        # Calls wait for a router that a test starts again, however slow the machine.
-        self.mesh = hold(home, MeshOptions(workers=0, facade={"wait_for_router_s": 20}))
+        # Calls wait for a router that a test starts again, and there for its workers, however slow the machine.
+        router = {"settle_s": 20, "wait_for_worker_s": 20}
+        self.mesh = hold(home, MeshOptions(workers=0, router=router, facade={"wait_for_router_s": 20}))
         self.sims = [Simulator(f"sim-{number}", home) for number in (1, 2)]
 
     # Its life
@@ -65,7 +66,9 @@ class Twins:
             before = await self.computing()
             call = Call(self.mesh, **how)
             now = await self.mesh.until(self.computing, lambda now: now != before, f"call {number} is computed")  # noqa: B023
-            calls[next(place for place in range(len(now)) if now[place] > before[place])] = call
+            places = [place for place in range(len(now)) if now[place] > before[place]]
+            assert places, f"a call ended before call {number} began: {before}, then {now}"
+            calls[places[0]] = call
         assert len(calls) == len(self.sims), "two calls at one worker, none at the other"
         return [calls[place] for place in sorted(calls)]
 
