@@ -15,6 +15,7 @@ from typing import Final
 
 import aiohttp
 import pytest
+from weft.inference.v1 import inference_pb2
 
 from services.facade import routes
 from services.rpc.channel import dial
@@ -51,9 +52,22 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         mesh = hold(home / "home", MeshOptions(services=(*SERVICES, "launcher"), auth=settings))
         try:
             asyncio.run(mesh.start())
-            yield World(mesh, asyncio.run(make_callers(mesh, globus, gateway, listed)))
+            callers = asyncio.run(make_callers(mesh, globus, gateway, listed))
+            asyncio.run(until_restricted(mesh, callers["other group"]))
+            yield World(mesh, callers)
         finally:
             let_go(mesh)
+
+
+async def until_restricted(mesh: Mesh, stranger: str) -> None:
+    """Waits until the router, too, knows who may use the endpoint."""
+
+    async def models() -> list[str]:
+        async with mesh.stubs(stranger) as stubs:
+            answer = await stubs.inference.ListModels(inference_pb2.ListModelsRequest(), **stubs.call)
+        return [model.id for model in answer.models]
+
+    await mesh.until(models, lambda seen: not seen, "who is not in the group sees no model")
 
 
 def test_every_kind_of_caller_is_tried(world: World) -> None:
