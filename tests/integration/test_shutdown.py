@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from services.runtime.child import tail
 from tests.integration.conftest import Measured
 from tests.testing.calls import CUT, WHOLE, Call
-from tests.testing.mesh import StartMesh
+from tests.testing.mesh import Mesh, StartMesh
 from tests.testing.process_tree import descendants, is_alive, is_open, listening_ports
 from tests.testing.processes import Part
 from tests.testing.twins import Twins
@@ -16,21 +17,36 @@ from tests.testing.up import Up
 
 LONG = 30_000
 """Tokens of an answer that outlives its test."""
+FEW = 500
+"""Tokens of an answer that takes longer than it takes a busy machine to see all calls under way, and less than the
+grace.
+"""
 
 
 async def told(twins: Twins, part: Part, word: str) -> None:
     """Waits until a part has said in its log that it stops."""
-    before = part.log.count(word)
+    log = part.spec.log_file
+    before = log.stat().st_size  # the same words of an earlier run may stand there
     part.send(signal.SIGTERM)
 
-    async def said() -> int:
-        return part.log.count(word)
+    async def said() -> str:
+        return tail(log, before, lines=60)
 
-    await twins.mesh.until(said, lambda count: count > before, f"{part.name} says that it stops")
+    await twins.mesh.until(said, lambda lines: word in lines, f"{part.name} says that it stops")
+
+
+async def under_way(mesh: Mesh, *calls: Call) -> None:
+    """Waits until these calls, and no others, are at workers: of one that is not streamed, nothing else tells."""
+
+    async def there() -> float:
+        assert not any(call.over for call in calls), "one ended before the others had begun"
+        return await mesh.router.metric("weft_router_outstanding_calls")
+
+    await mesh.until(there, lambda now: now == len(calls), f"{len(calls)} calls are at workers")
 
 
 async def test_a_worker_finishes_its_calls_and_new_ones_go_elsewhere(twins: Twins, measured: Measured) -> None:
-    calls = [*await twins.spread(stream=True, tokens=200), *await twins.spread(stream=False, tokens=200)]
+    calls = [*await twins.spread(stream=True, tokens=FEW), *await twins.spread(stream=False, tokens=FEW)]
     worker = twins.mesh.workers[0]
     await told(twins, worker, "draining")
     others = [Call(twins.mesh, stream=True, tokens=LONG) for _ in range(4)]
@@ -45,8 +61,10 @@ async def test_a_worker_finishes_its_calls_and_new_ones_go_elsewhere(twins: Twin
 
 
 async def test_the_router_finishes_its_calls_and_new_ones_wait(twins: Twins, measured: Measured) -> None:
-    stream, whole = Call(twins.mesh, stream=True, tokens=100), Call(twins.mesh, stream=False, tokens=100)
+    # Not FEW: the facade has the call wait for the router for so long, too.
+    stream, whole = Call(twins.mesh, stream=True, tokens=300), Call(twins.mesh, stream=False, tokens=300)
     await stream.begun()
+    await under_way(twins.mesh, stream, whole)
     await told(twins, twins.mesh.router, "stopping")
     waiting = Call(twins.mesh, stream=False)
     assert [await stream.ending(), await whole.ending()] == [WHOLE, WHOLE]
@@ -58,8 +76,9 @@ async def test_the_router_finishes_its_calls_and_new_ones_wait(twins: Twins, mea
 
 
 async def test_the_facade_finishes_its_calls(twins: Twins, measured: Measured) -> None:
-    stream, whole = Call(twins.mesh, stream=True, tokens=100), Call(twins.mesh, stream=False, tokens=100)
+    stream, whole = Call(twins.mesh, stream=True, tokens=FEW), Call(twins.mesh, stream=False, tokens=FEW)
     await stream.begun()
+    await under_way(twins.mesh, stream, whole)
     await told(twins, twins.mesh.facade, "stopping")
     assert [await stream.ending(), await whole.ending()] == [WHOLE, WHOLE]
     assert await twins.mesh.facade.ended() == 0
@@ -106,12 +125,14 @@ async def test_calls_longer_than_the_grace_are_cut_visibly(start_mesh: StartMesh
     ):
         stream, whole = Call(mesh, stream=True, tokens=LONG), Call(mesh, stream=False, tokens=LONG)
         await stream.begun()
+        await under_way(mesh, stream, whole)
         began = time.monotonic()
         assert await part.terminate() == 0
         assert [await stream.ending(), await whole.ending()] == codes
         assert stream.ended_at - began >= mesh.options.grace
         measured(f"{part.name}: a stream longer than the grace of 1 s ended", stream.ended_at - began)
         if part is not mesh.facade:
+            await mesh.until(mesh.sessions, lambda seen: not seen, "no worker is attached, nor seems to be")
             await part.start()
             await mesh.until_attached(1)
 
