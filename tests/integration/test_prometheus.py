@@ -122,8 +122,8 @@ async def _play(mesh: Mesh, sims: list[Simulator], folder: Path, running: list[P
             # A scrape that begins once the call was made may still be of a router that it has not reached.
             await mesh.until(lambda: mesh.router.metric(WAITING), lambda now: now > 0, "a call waits for a worker")
             await prometheus.scraped()
+            at = time.time()  # before it leaves: the latest scrape until then saw it wait
             await waiting.leave()
-            at = time.time()
             for address in prometheus.targets.values():
                 await asyncio.to_thread(_lint, address)
             return at
@@ -163,8 +163,8 @@ async def _traffic(mesh: Mesh, sims: list[Simulator], limited: str) -> None:
 async def _cold_start(site: Site) -> None:
     """A worker is started, and stopped when it is idle."""
     gone = len(await site.starts())
-    await site.want()
-    await site.mesh.until(lambda: _states(site), lambda states: states[gone:] == ["READY"], "a worker is started")
+    async with site.wanting():
+        await site.mesh.until(lambda: _states(site), lambda states: states[gone:] == ["READY"], "a worker is started")
     await site.want(waiting=0)
     await site.mesh.until(lambda: _states(site), lambda states: states[gone:] == ["GONE"], "it is stopped")
 
