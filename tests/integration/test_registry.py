@@ -25,6 +25,7 @@ from services.rpc.errors import from_rpc_error
 from services.rpc.server import check_health
 from services.rpc.status import abort
 from services.runtime.process import Process
+from tests.testing.processes import HeldPort
 
 ROLES = {"admin-key": auth_pb2.ROLE_ADMIN, "service-key": auth_pb2.ROLE_SERVICE, "user-key": auth_pb2.ROLE_USER}
 SEED = Seed(endpoints=[SeedEndpoint("clusters/local/endpoints/sim")])
@@ -148,7 +149,8 @@ def test_every_method_has_its_access() -> None:
 
 
 async def test_watcher_sees_changes_and_outlives_restarts(tmp_path: Path, auth_address: str) -> None:
-    config = RegistryConfig(address="127.0.0.1:0", auth_address=auth_address, seed=SEED)
+    port = HeldPort()  # nobody else's while no registry is there
+    config = RegistryConfig(address=f"127.0.0.1:{port.port}", auth_address=auth_address, seed=SEED)
     seen = Seen()
     async with running(config, tmp_path) as address:
         watcher = CatalogueWatcher(address, lambda: "service-key", changed=seen)
@@ -157,12 +159,12 @@ async def test_watcher_sees_changes_and_outlives_restarts(tmp_path: Path, auth_a
         await drain(address)
         await seen.until(is_draining)
     assert watcher.current is not None, "the last catalogue stays"
-    again = RegistryConfig(address=address, auth_address=auth_address, seed=SEED)
-    async with running(again, tmp_path):
+    async with running(config, tmp_path):
         await drain(address, resume=True)
         await seen.until(lambda catalogue: not is_draining(catalogue))
         assert watcher.connected
         await watcher.close()
+    port.close()
 
 
 async def test_kept_catalogue_serves_while_the_registry_is_away(tmp_path: Path, auth_address: str) -> None:
@@ -204,7 +206,7 @@ async def test_a_silent_registry_is_left_and_dialled_again() -> None:
     registry_pb2_grpc.add_RegistryServiceServicer_to_server(Silent(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    watcher = CatalogueWatcher(f"127.0.0.1:{port}", lambda: "service-key", silence=0.05)
+    watcher = CatalogueWatcher(f"127.0.0.1:{port}", lambda: "service-key", silence=0.5)
     watcher.start()
     try:
         async with asyncio.timeout(TIMEOUT):
