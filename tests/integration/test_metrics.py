@@ -39,8 +39,14 @@ async def linked(mesh: Mesh) -> AsyncIterator[RouterLink]:
         await link.close()
 
 
+async def with_load(mesh: Mesh) -> int:
+    """How many workers' load the router shows."""
+    return sum(name.startswith("weft_vllm_requests_running{") for name in await series(mesh.router))
+
+
 async def test_ten_thousand_names_make_no_series(start_mesh: StartMesh) -> None:
     mesh = await start_mesh(router={"settle_s": 0.0})
+    await mesh.until(lambda: with_load(mesh), lambda now: now == 1, "the worker has reported its load")
     headers = (("authorization", f"Bearer {mesh.key}"),)
 
     async def ask(link: RouterLink, number: int) -> None:
@@ -79,7 +85,7 @@ async def test_a_worker_that_has_left_leaves_the_page(start_mesh: StartMesh) -> 
     mesh = await start_mesh(workers=2)
 
     async def workers() -> int:
-        return sum(name.startswith("weft_vllm_requests_running{") for name in await series(mesh.router))
+        return await with_load(mesh)
 
     await mesh.until(workers, lambda now: now == 2, "both workers have reported their load")
     await mesh.workers[0].kill()

@@ -40,6 +40,7 @@ class Sites:
         self.mesh.launch_worker(vllm_url=self.near.url)
         self.mesh.launch_worker(vllm_url=self.far.url, endpoint=FAR)
         await self.mesh.until_attached(2)
+        await self.mesh.until(self.remote.answers, bool, "the server elsewhere answers")
 
     def clear_away(self) -> None:
         """Ends all."""

@@ -87,7 +87,7 @@ async def test_a_denied_user_begins_no_call_and_those_under_way_end(
 ) -> None:
     async with strict_mesh.stubs() as stubs:
         made = await make_key(stubs, "users/bob")
-        under_way = Call(strict_mesh, stream=True, tokens=200, key=made.key)
+        under_way = Call(strict_mesh, stream=True, tokens=500, key=made.key)  # ten seconds, to be denied within them
         await under_way.begun()
         began = time.monotonic()
         await deny(stubs, "users/bob")
