@@ -14,11 +14,12 @@ from services.sim.main import serve
 async def running_sim(config: SimConfig) -> AsyncIterator[tuple[str, asyncio.Event]]:
     """A simulator that serves while the block runs: its address, and the event that stops it.
 
-    Give port 0. The block is cancelled after 30 seconds, so that a test that waits in vain ends.
+    Give port 0. The block is cancelled after 90 seconds, so that a test that waits in vain ends; a whole mesh may start
+    within it.
     """
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     stop = asyncio.Event()
-    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(90), asyncio.TaskGroup() as group:
         group.create_task(serve(config, ready=ready.set_result, stop=stop))
         yield await ready, stop
         stop.set()
