@@ -30,7 +30,8 @@ STREAMED = {
     "max_tokens": 100,
     "ignore_eos": True,
 }
-SLOW = ("--inter-token-s", "0.05", "--max-tokens", "200")
+SLOW = ("--inter-token-s", "0.1", "--max-tokens", "200")
+"""Ten seconds for an answer: time enough to stop Envoy meanwhile, also where a process stands still for some."""
 CALLERS = 8
 
 

@@ -184,6 +184,8 @@ async def test_too_many_calls_are_resource_exhausted(start_envoy: StartFront, mu
     mesh, _ = mutual
     front = await start_envoy(mesh, limits={"requests_per_second": 1, "burst": 1})
     async with front.dial() as channel:
-        await answered(channel)
-        code, _ = await refused(channel)
-    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        # All at once: of calls one after the other, on a busy machine, each may come when another second has begun.
+        ends = await asyncio.gather(*(answered(channel) for _ in range(10)), return_exceptions=True)
+    assert [end for end in ends if isinstance(end, str)]
+    codes = {end.code() for end in ends if isinstance(end, grpc.aio.AioRpcError)}
+    assert codes == {grpc.StatusCode.RESOURCE_EXHAUSTED}

@@ -147,10 +147,13 @@ async def test_too_many_requests(start_envoy: StartFront, plain: Both) -> None:
     mesh, _ = plain
     front = await start_envoy(mesh, limits={"requests_per_second": 1, "burst": 1})
     async with front.http() as client:
-        answers = []
-        for _ in range(5):
+
+        async def get() -> tuple[int, str | None, Any]:
             async with client.get("/v1/models", headers=bearer(mesh.key)) as answer:
-                answers.append((answer.status, answer.headers.get("retry-after"), await answer.json()))
+                return answer.status, answer.headers.get("retry-after"), await answer.json()
+
+        # All at once: of requests one after the other, on a busy machine, each may come when another second has begun.
+        answers = await asyncio.gather(*(get() for _ in range(10)))
     refused = [answer for answer in answers if answer[0] == 429]
     assert refused
     status, retry_after, body = refused[0]
@@ -190,7 +193,7 @@ async def test_the_access_log_tells_no_secret(plain: Both) -> None:
         assert answer.status == 200
 
     async def line() -> str:
-        lines = front.access_log.read_text().splitlines()
+        lines = front.access_log.read_text().split("\n")[:-1]  # those that are whole
         return next((one for one in lines if "seen-in-the-log" in one), "")
 
     written = await mesh.until(line, bool, "Envoy has written its log")

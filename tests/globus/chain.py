@@ -37,6 +37,7 @@ class Chain:
     def __init__(self, mesh: Mesh, hosted: Hosted, functions: Path) -> None:
         self.mesh, self.hosted = mesh, hosted
         self._functions = functions
+        self._endpoints = 0
 
     async def begin(self, **cluster: str) -> None:
         """Puts the functions and the cluster into the registry; `cluster` are options of `weft clusters create`."""
@@ -44,9 +45,16 @@ class Chain:
         await self.weft("clusters", "create", CLUSTER, *_options(cluster))
 
     async def endpoint(self, name: str, agent: EndpointAgent, model: str, **options: str | int | bool) -> str:
-        """Makes an endpoint whose workers come by this agent; `options` are those of `weft endpoints create`."""
+        """Makes an endpoint, of one model, whose workers come by this agent, and returns when the router knows it;
+        `options` are those of `weft endpoints create`.
+        """
         full = f"{CLUSTER}/endpoints/{name}"
         await self.weft("endpoints", "create", full, "--globus", agent.id, "--model", model, *_options(options))
+        self._endpoints += 1
+        startable = "weft_router_startable_endpoints"
+        await self.mesh.until(
+            lambda: self.mesh.router.metric(startable), lambda known: known == self._endpoints, "the router knows it"
+        )
         return full
 
     async def weft(self, *arguments: str, code: int = 0) -> str:

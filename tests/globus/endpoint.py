@@ -15,7 +15,7 @@ from tests.globus.run import Run
 from tests.globus.site import Site
 from tests.vllm.processes import Deadline
 
-START_SECONDS = 60
+START_SECONDS = 120
 
 
 class EndpointAgent:

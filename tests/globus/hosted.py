@@ -90,7 +90,7 @@ class Hosted:
         told: list[dict[str, Any]] = self._ask("GET", "tasks")
         return [task for task in told if function in (None, task["function"], task["function_name"])]
 
-    def until_over(self, *tasks: str, seconds: float = 60) -> None:
+    def until_over(self, *tasks: str, seconds: float = 180) -> None:
         """Waits until tasks have results, good or bad."""
         for _ in Deadline(seconds, f"tasks {tasks} are over"):
             if all(task["completed"] for task in self.tasks() if task["id"] in tasks):
@@ -112,6 +112,6 @@ class Hosted:
         return told
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
-        answer = requests.request(method, f"{self.url}/_emulator/{path}", json=body, timeout=10)
+        answer = requests.request(method, f"{self.url}/_emulator/{path}", json=body, timeout=60)
         assert answer.ok, answer.text
         return answer.json()

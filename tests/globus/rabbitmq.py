@@ -51,7 +51,7 @@ class RabbitMQ:
 
 def _until(port: int, greeting: bytes) -> None:
     """Waits until the server at a port answers a greeting, or takes a connection if there is none to answer."""
-    until = time.monotonic() + 2 * SOON
+    until = time.monotonic() + 4 * SOON
     while True:
         try:
             with socket.create_connection(("127.0.0.1", port), 5) as connection:

@@ -79,7 +79,7 @@ class Run:
         """Has the janitor end everything; nothing of the run needs to end in good order."""
         assert self._janitor.stdin is not None
         self._janitor.stdin.close()
-        self._janitor.wait(30)
+        self._janitor.wait(180)  # It kills for ten seconds, and removes whole environments and checkouts.
         for part in self.parts:
             part.clear_away()
 

@@ -77,15 +77,17 @@ class Slurm:
     def start(self) -> None:
         """Starts it, and returns when its node is idle."""
         self._munge.launch()
-        for _ in Deadline(10, "munge listens"):
+        for _ in Deadline(60, "munge listens"):
             if (self._folder / "munge.socket").exists():
                 break
         self.controller.launch()
         self.node.launch()
-        for _ in Deadline(30, f"the node is idle\n{self.controller.log}\n{self.node.log}"):
+        idle = Deadline(60, "the node is idle")
+        for _ in idle:
             states = self._run("sinfo", "--noheader", "--format", "%T", check=False).split()
             if states == ["idle"]:
                 break
+            idle.awaited = f"the node is idle, and not {states}\n{self.controller.log}\n{self.node.log}"
 
     def jobs(self, name: str = "") -> list[dict[str, Any]]:
         """The jobs that wait or run, as `squeue --json` tells them; those of one name, as others' tests may leave idle
@@ -97,7 +99,7 @@ class Slurm:
 
     def until_running(self, job: int) -> None:
         """Waits until a job runs."""
-        for _ in Deadline(30, f"job {job} runs"):
+        for _ in Deadline(60, f"job {job} runs"):
             if any(each["job_id"] == job and each["job_state"] == "RUNNING" for each in self.jobs()):
                 return
 
@@ -106,12 +108,15 @@ class Slurm:
         self._run("scancel", str(job))
 
     def clear(self) -> None:
-        """Ends all jobs, and returns when the node is idle again."""
-        for job in self.jobs():
-            self._run("scancel", str(job["job_id"]), check=False)
-        for _ in Deadline(30, "no job is left"):
-            if not self.jobs():
+        """Ends all jobs, also those that are submitted meanwhile, and returns when the node is idle again."""
+        told: set[int] = set()
+        for _ in Deadline(60, "no job is left"):
+            jobs = {int(job["job_id"]) for job in self.jobs()}
+            if not jobs:
                 break
+            for job in jobs - told:
+                self._run("scancel", str(job), check=False)
+            told |= jobs
 
     def hold(self) -> None:
         """Lets no job start any more: those that are submitted wait in the queue."""

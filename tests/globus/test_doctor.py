@@ -14,7 +14,7 @@ from tests.globus.test_functions import weft
 from tests.testing.mesh import Mesh, StartMesh
 
 ENDPOINT = "clusters/here/endpoints/opt"
-DOCTOR = ("doctor", "--endpoint", "here/opt", "--wait", "60")
+DOCTOR = ("doctor", "--endpoint", "here/opt", "--wait", "180")
 
 
 @pytest.fixture

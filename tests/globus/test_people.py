@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pwd
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from weft.auth.v1 import auth_pb2
+from weft.session.v1 import session_pb2
 
 from tests.globus.chain import COLD, Chain
 from tests.globus.conftest import StartChain, agents
@@ -62,6 +64,11 @@ def accounts_of_workers(endpoint: str) -> set[str]:
     return found
 
 
+def ended(sessions: Iterable[session_pb2.Session]) -> dict[str, int]:
+    """How many calls have ended at each endpoint's worker."""
+    return {session.endpoint: session.ended_calls for session in sessions}
+
+
 async def test_a_worker_under_a_persons_account_serves_that_person_alone(
     start_chain: StartChain, run: Run, shared: EndpointAgent, people: dict[str, Identity]
 ) -> None:
@@ -84,4 +91,4 @@ async def test_a_worker_under_a_persons_account_serves_that_person_alone(
     his = await chain.endpoint("bobs", shared, SIM_MODEL, credentials="bob", serves="users/bob")
     assert await Call(chain.mesh, stream=True, key=keys["bob"]).ending(COLD) == WHOLE
     assert accounts_of_workers(his) == {run.user("bob")}
-    assert {session.endpoint: session.ended_calls for session in await chain.mesh.sessions()} == {hers: 1, his: 1}
+    await chain.mesh.until(chain.mesh.sessions, lambda seen: ended(seen) == {hers: 1, his: 1}, "each has had one call")

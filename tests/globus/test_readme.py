@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from tests.globus.hosted import Hosted, Identity
-from tests.globus.readme import Block, Terminal, read_chapter
+from tests.globus.readme import PATIENCE, Block, Terminal, read_chapter
 from tests.globus.recipes import Recipes
 from tests.globus.run import Run, as_user
 from tests.globus.slurm import Slurm
@@ -64,7 +64,7 @@ async def test_the_chapter_ends_with_a_streamed_answer_from_a_job(
     for folder in checkouts.values():
         copy_checkout(folder)
     run.own(home, account)
-    port = HeldPort()
+    port = HeldPort()  # on which the facade may listen all the same
     values = {
         **describe_cluster(recipes, run, run.folder / "readme"),
         **owner.environ,
@@ -89,7 +89,7 @@ async def test_the_chapter_ends_with_a_streamed_answer_from_a_job(
         for terminal in (mesh, gateway, cluster):
             await terminal.open()
             stack.push_async_callback(terminal.close)
-        port.close()
+        stack.callback(port.close)
         said = ""
         for block in blocks:
             if block.machine == "gateway" and block.stays:
@@ -98,8 +98,9 @@ async def test_the_chapter_ends_with_a_streamed_answer_from_a_job(
             elif block.machine == "cluster" and block.stays:
                 await cluster.type(block)
                 uuid = (await cluster.until(UUID))[0]
-                while not await asyncio.to_thread(hosted.online, uuid):  # noqa: ASYNC110 the event is elsewhere
-                    await asyncio.sleep(0.1)
+                async with asyncio.timeout(PATIENCE):
+                    while not await asyncio.to_thread(hosted.online, uuid):  # noqa: ASYNC110 the event is elsewhere
+                        await asyncio.sleep(0.1)
                 await gateway.type(Block("gateway", False, f"export ENDPOINT_UUID={uuid}"))
             elif block.machine == "cluster":
                 # What the chapter has the reader carry from the one machine to the other.

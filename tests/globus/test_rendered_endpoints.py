@@ -17,7 +17,7 @@ from tests.globus.run import Run
 from tests.globus.site import Site
 from tests.globus.slurm import PARTITION, Slurm
 
-FIRST_RESULT = 90
+FIRST_RESULT = 180
 NAME = "clusters/site/endpoints/rendered"
 SHOWN = ("WEFT_JOB", "WEFT_WALLTIME_S", "WEFT_SCHEDULER", "WEFT_VLLM_COMMAND", "WEFT_LOG_DIR", "SLURM_JOB_ID")
 

@@ -70,7 +70,7 @@ async def test_tasks_outlive_a_service_that_is_down_and_a_lost_stream(
         slow = asyncio.create_task(
             tasks.run("x", local_endpoint.id, function, {"seconds": 6}, submitted=lambda task: submitted.set())
         )
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(COLD):  # Of which the SDK takes half a minute until it gives the service up.
             await submitted.wait()
             hosted.stop()
             try:
