@@ -11,6 +11,7 @@ import pytest
 from weft.session.v1 import frame_pb2, session_pb2, session_pb2_grpc
 
 from services.core.errors import Reason, ServiceError
+from services.rpc import attachment as attachments
 from services.rpc.attachment import Attachment, Credential, RefusedError
 from services.rpc.errors import ERROR_METADATA, to_proto
 from services.rpc.limits import MuxLimits
@@ -95,7 +96,8 @@ class Owner(Nobody):
         self.in_session.set()
 
 
-async def test_whoever_leaves_waits_until_all_that_was_written_is_read() -> None:
+async def test_whoever_leaves_waits_until_all_that_was_written_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attachments, "_FAREWELL", SOON)  # Else it leaves without, if this process stands still.
     router, server, owner = Slow(), grpc.aio.server(), Owner()
     session_pb2_grpc.add_SessionServiceServicer_to_server(router, server)
     port = server.add_insecure_port("127.0.0.1:0")

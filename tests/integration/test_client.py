@@ -8,7 +8,7 @@ from weft.client import AsyncClient, InvalidRequest, NotAllowed, RateLimited, Re
 
 from tests.testing.certificates import Authority
 from tests.testing.mesh import Mesh, StartMesh
-from tests.testing.processes import HeldPort
+from tests.testing.processes import SOON, HeldPort
 from tests.testing.twins import Twins
 
 MODEL = "sim-model"
@@ -34,8 +34,10 @@ async def test_a_key_by_tls(start_mesh: StartMesh, tmp_path: Path) -> None:
 
 
 async def test_calls_outlast_the_routers_restart(start_mesh: StartMesh) -> None:
-    mesh = await start_mesh()
-    retry = Retry(attempts=50, longest_wait=0.5)
+    # A call that comes before the worker has come back waits for it.
+    mesh = await start_mesh(router={"settle_s": SOON, "wait_for_worker_s": SOON})
+    # Its timeout bounds how often it is tried: the router may be slow to start.
+    retry = Retry(attempts=1000, longest_wait=0.5)
     async with AsyncClient(mesh.address("router"), credential=mesh.key, retry=retry, timeout=60) as client:
         await client.chat(MODEL, "Hello", max_tokens=4)
         await mesh.router.terminate()

@@ -17,8 +17,14 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 WEFT = Path(sys.executable).with_name("weft")
 
 
-async def run(*command: str | Path, environ: Mapping[str, str], folder: Path | None = None, fails: bool = False) -> str:
-    """What a command prints, of both kinds; fails with it unless it ends as it should."""
+async def run(
+    *command: str | Path,
+    environ: Mapping[str, str],
+    folder: Path | None = None,
+    fails: bool = False,
+    seconds: float = SOON,
+) -> str:
+    """What a command prints, of both kinds; fails with it unless it ends as it should, in so many seconds."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("WEFT_")}
     process = await asyncio.create_subprocess_exec(
         *map(str, command),
@@ -28,10 +34,12 @@ async def run(*command: str | Path, environ: Mapping[str, str], folder: Path | N
         stderr=asyncio.subprocess.STDOUT,
     )
     try:
-        output, _ = await asyncio.wait_for(process.communicate(), SOON)
-    except BaseException:
+        output, _ = await asyncio.wait_for(process.communicate(), seconds)
+    except BaseException as error:
         process.kill()
         await process.wait()
+        if isinstance(error, TimeoutError):
+            pytest.fail(f"not within {seconds:g} s: the end of {command[0]} {command[1]}")
         raise
     text = output.decode()
     assert (process.returncode != 0) is fails, text
