@@ -20,6 +20,9 @@ ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "OMP_NUM_THREADS": "1",
+    # Engine and worker are one process. As two, whichever waits for the other calls sched_yield without end: two vLLMs
+    # kept four processes running on two cores, and for up to 21 s one of them got no further, its HTTP server neither.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     # Without it the first request for logprobs waits 20 s for torch.compile.
     "TORCHDYNAMO_DISABLE": "1",
 }
