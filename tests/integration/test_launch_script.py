@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.testing.launching import SCRIPT, Launched, deadline
-from tests.vllm.processes import free_port
+from tests.testing.processes import HeldPort
 
 HEALTHY = "vLLM is healthy on port"
+
+_held: list[HeldPort] = []
+"""The ports of all runs: nobody else is given one between its choice and the script's use of it."""
 
 
 @pytest.fixture
@@ -20,6 +23,11 @@ def launched(tmp_path: Path) -> Iterator[Launched]:
         yield one
     finally:
         one.close()
+
+
+def free_port() -> int:
+    _held.append(HeldPort())
+    return _held[-1].port
 
 
 def words(*more: str, port: int | None = None) -> list[str]:

@@ -13,7 +13,7 @@ from services.core.deadlines import Bounds
 from services.core.errors import Reason, ServiceError
 from services.core.inference import Call, Request
 from services.upstream.http import HttpInference, open_session
-from services.worker.launch import free_port
+from tests.testing.processes import HeldPort
 from tests.testing.streams import Answer
 
 REQUEST = Request(
@@ -264,7 +264,8 @@ async def test_a_server_that_hangs_up_twice_is_broken(server, upstream):
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:{port}", "unix:{folder}/none.sock"])
 async def test_a_server_that_is_not_there(url, tmp_path):
-    url = url.format(port=free_port(), folder=tmp_path)
+    port = HeldPort()
+    url = url.format(port=port.port, folder=tmp_path)
     upstream = HttpInference(open_session(url), url, what="vLLM", bounds=Bounds())
     answer, _ = call(upstream)
     await over(answer)
@@ -272,6 +273,7 @@ async def test_a_server_that_is_not_there(url, tmp_path):
     assert answer.reason is Reason.UPSTREAM_UNREACHABLE
     assert answer.error.message.startswith("vLLM cannot be reached: ")
     await upstream.close()
+    port.close()
 
 
 async def test_a_unix_socket(tmp_path: Path):
@@ -300,7 +302,8 @@ async def test_a_redirect_is_an_answer_and_not_followed(server, upstream):
 
 
 async def test_proxies_of_the_environment_are_somebody_elses(server, monkeypatch):
-    dead = f"http://127.0.0.1:{free_port()}"
+    port = HeldPort()
+    dead = f"http://127.0.0.1:{port.port}"
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, dead)
     upstream = HttpInference(open_session(server.url), server.url, what="vLLM", bounds=Bounds())
@@ -310,6 +313,7 @@ async def test_proxies_of_the_environment_are_somebody_elses(server, monkeypatch
     await connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
     await over(answer)
     await upstream.close()
+    port.close()
 
 
 async def test_a_key_that_cannot_be_had_ends_the_call(server, upstream):

@@ -20,8 +20,9 @@ from services.core.inference import Request
 from services.sim.config import SimConfig
 from services.upstream.http import HttpInference, open_session
 from services.worker.ending import WorkerFailedError
-from services.worker.launch import Launcher, free_port
+from services.worker.launch import Launcher
 from services.worker.probe import Probe
+from tests.testing.processes import HeldPort
 from tests.testing.sim import running_sim
 from tests.testing.streams import Answer
 
@@ -72,10 +73,12 @@ async def test_the_probe_tells_what_a_vllm_serves_and_how_it_is():
 
 
 async def test_a_vllm_that_is_not_there_yet_is_starting():
-    url = f"http://127.0.0.1:{free_port()}"
+    port = HeldPort()
+    url = f"http://127.0.0.1:{port.port}"
     async with probing(url) as reports:
         report = await reports.until(frame_pb2.WORKER_STATE_STARTING)
         assert report.detail.startswith(f"vLLM at {url} does not answer")
+    port.close()
 
 
 async def test_a_vllm_that_closes_its_port_has_gone():

@@ -15,7 +15,8 @@ from pathlib import Path
 from endpoints.reading import HERE
 
 SCRIPT = HERE / "launch_vllm.sh"
-PATIENCE = 20.0
+PATIENCE = 60.0
+"""Seconds, for scripts that start dozens of processes one after the other."""
 _VLLM = """#!{python}
 import http.server, os, pathlib, signal, subprocess, sys
 here = pathlib.Path(__file__).resolve().parent.parent
