@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.testing.parts import requires_part
+from tests.testing.processes import SOON
 from tests.testing.redis import RedisServer
 
 LIMIT = {"tokens_per_minute": 1000}
@@ -28,7 +29,8 @@ class Router:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps([ALICE, quota, calls, tokens]).encode() + b"\n")
-        return json.loads(await self._process.stdout.readline())
+        async with asyncio.timeout(SOON):
+            return json.loads(await self._process.stdout.readline())
 
 
 @contextlib.asynccontextmanager
