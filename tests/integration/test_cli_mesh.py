@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from tests.testing.mesh import Mesh, StartMesh
+from tests.testing.processes import SOON
 
 WEFT = (sys.executable, "-m", "services.cli")
 
@@ -23,7 +24,12 @@ async def weft(mesh: Mesh, *arguments: str, said: str = "", exit_code: int = 0) 
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    output, _ = await process.communicate(said.encode())
+    try:
+        output, _ = await asyncio.wait_for(process.communicate(said.encode()), 2 * SOON)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        pytest.fail(f"not within {2 * SOON:g} s: the end of weft {' '.join(arguments)}")
     assert process.returncode == exit_code, output.decode()
     return output.decode()
 

@@ -1,6 +1,7 @@
 """`weft up` and `weft demo`, as a newcomer types them."""
 
 import asyncio
+import contextlib
 import json
 import os
 import select
@@ -12,7 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.testing.processes import SOON
+
 WEFT = (sys.executable, "-m", "services.cli")
+_PATIENCE = 3 * SOON
+"""Seconds for a command: `weft up` starts a whole mesh, and itself gives up on a part that does not start."""
 
 Run = Callable[..., Awaitable["Command"]]
 
@@ -27,17 +32,24 @@ class Command:
     async def until(self, words: str) -> str:
         """The first line with these words; fails if the command ends before."""
         assert self.process.stdout is not None
-        while line := (await self.process.stdout.readline()).decode():
-            self.lines.append(line.rstrip())
-            if words in line:
-                return self.lines[-1]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE):
+                while line := (await self.process.stdout.readline()).decode():
+                    self.lines.append(line.rstrip())
+                    if words in line:
+                        return self.lines[-1]
         raise AssertionError(f"{words!r} was not printed, but:\n" + "\n".join(self.lines))
 
     async def end(self) -> int:
         """Its exit code, once it has ended; the rest of its output is in `lines`."""
         assert self.process.stdout is not None
-        self.lines += (await self.process.stdout.read()).decode().splitlines()
-        return await self.process.wait()
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                while line := (await self.process.stdout.readline()).decode():
+                    self.lines.append(line.rstrip())
+                return await self.process.wait()
+        except TimeoutError:
+            raise AssertionError("it did not end, and printed:\n" + "\n".join(self.lines)) from None
 
     def line(self, beginning: str) -> str:
         """The line that begins so."""
@@ -151,7 +163,7 @@ async def test_a_part_that_dies_is_started_again_and_it_is_said(run: Run) -> Non
     os.kill(router, signal.SIGKILL)
     assert (await up.until("router ended")).startswith("router ended with signal SIGKILL; restarting it in 0.5 s")
     await up.until("router runs again")
-    await asyncio.wait_for(_status_is_good(run), 30)
+    await asyncio.wait_for(_status_is_good(run), 2 * SOON)
 
 
 async def _status_is_good(run: Run) -> None:
