@@ -69,13 +69,13 @@ class Prometheus:
     async def scraped(self, jobs: Iterable[str] | None = None) -> None:
         """Returns when every job has been scraped, whole, since this was called."""
         since, wanted = time.time(), set(jobs or self.targets)
-        async with asyncio.timeout(SOON):
-            while True:
-                up = await asyncio.to_thread(self.query, "timestamp(up) * (up == 1)")
-                seen = {row["metric"]["job"] for row in up if float(row["value"][1]) > since}
-                if wanted <= seen:
-                    return
-                await asyncio.sleep(POLL)
+        until = time.monotonic() + SOON
+        missing = wanted
+        while missing:
+            assert time.monotonic() < until, f"not scraped within {SOON:g} s: {', '.join(sorted(missing))}"
+            await asyncio.sleep(POLL)
+            up = await asyncio.to_thread(self.query, "timestamp(up) * (up == 1)")
+            missing = wanted - {row["metric"]["job"] for row in up if float(row["value"][1]) > since}
 
     def query(self, expression: str, at: float | None = None) -> list[dict[str, Any]]:
         """The rows of an instant query, each with `metric` and `value`; at a time in seconds since 1970, else now."""

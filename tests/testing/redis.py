@@ -5,12 +5,14 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.testing.parts import need_part
+from tests.testing.processes import SOON
 
 
 class RedisServer:
@@ -27,9 +29,10 @@ class RedisServer:
         command = ["redis-server", "--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(self._folder)]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        until = time.monotonic() + SOON
         while not self._answers(path):
-            if self._process.poll() is not None:
-                raise RuntimeError(f"redis-server ended: {(self._folder / 'log').read_text()}")
+            if self._process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"redis-server does not answer: {(self._folder / 'log').read_text()}")
 
     def kill(self) -> None:
         """Ends it as a power cut would."""
