@@ -142,7 +142,8 @@ async def test_doctor_misses_a_launcher_where_workers_are_to_be_started(start_me
 
 @pytest.mark.parametrize("part", ["auth", "registry", "router", "facade"])
 async def test_a_part_that_was_killed_comes_back_on_its_port(start_mesh: StartMesh, part: str) -> None:
-    mesh = await start_mesh()
+    # The facade may find a router that is back later than the worker does.
+    mesh = await start_mesh(facade={"wait_for_router_s": 20})
     killed = getattr(mesh, part)
     address, pid = killed.address, killed.pid
     await killed.kill()

@@ -351,7 +351,9 @@ async def test_a_call_that_leaves_is_wanted_no_more(start_mesh: StartMesh, launc
             await call.leave()
         await launcher.until_wanted(ENDPOINT, 0)
         await until_waiting(mesh, 0)
-        assert await mesh.router.metric("weft_router_open_calls") == 0
+        await mesh.until(
+            lambda: mesh.router.metric("weft_router_open_calls"), lambda now: now == 0, "no call is open any more"
+        )
 
 
 async def test_a_worker_with_another_model_changes_nothing(start_mesh: StartMesh, launcher: FakeLauncher) -> None:

@@ -11,6 +11,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ from tests.unit.compute_functions.listener import listening
 
 ROOT = Path(__file__).parents[2]
 ENDPOINT = "clusters/a/endpoints/b"
+_LONG = 3 * SOON
+"""Seconds for any function, less than pytest gives a test."""
 
 RUNNER = """
 import json, sys
@@ -50,8 +53,15 @@ class Task:
 
     def result(self) -> dict[str, Any]:
         assert self.process.stdout is not None
-        answer: dict[str, Any] = json.loads(self.process.stdout.read())
-        self.process.wait(SOON)
+        late = threading.Timer(_LONG, self.process.kill)
+        late.start()
+        try:
+            text = self.process.stdout.read()
+        finally:
+            late.cancel()
+        code = self.process.wait(SOON)
+        assert text, f"it gave no result, and ended with {code}; after {_LONG:g} s it is killed"
+        answer: dict[str, Any] = json.loads(text)
         return answer
 
     def end(self) -> None:

@@ -11,8 +11,10 @@ from types import MappingProxyType
 from services.runtime.child import ChildSpec
 from tests.testing.processes import SOON, Part
 
-_WHOLE = 4 * SOON
-"""Seconds for a whole mesh: its parts start one after the other, and `weft up` itself gives up on one that does not."""
+_WHOLE = 3 * SOON
+"""Seconds for a whole mesh: its parts start one after the other, and `weft up` itself gives up on one that does not.
+Less than pytest gives a test.
+"""
 
 
 class Up(Part):
@@ -37,8 +39,11 @@ class Up(Part):
         """Starts it, and returns when it has told its address."""
         self.launch()
         words = "Base URL"
-        async with asyncio.timeout(_WHOLE):
-            while words not in self.log:
-                assert self.running, self.log
-                await asyncio.sleep(0.02)
+        try:
+            async with asyncio.timeout(_WHOLE):
+                while words not in self.log:
+                    assert self.running, self.log
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            raise AssertionError(f"the mesh was not up within {_WHOLE:g} s\n{self.log}") from None
         self.url = self.log.partition(words)[2].split()[0].removesuffix("/v1")
