@@ -37,6 +37,7 @@ BODY = json.dumps({"model": "sim-model", "messages": [{"role": "user", "content"
 
 OPTIONS: Mapping[str, Any] = {
     "mtls": True,
+    "facade": {"wait_for_router_s": 20},  # also one that has just been started again, however slow the machine
     "auth": {"bootstrap_keys": [key for key in KEYS if key["file"] != "service.key"], "certificates": RULES},
 }
 

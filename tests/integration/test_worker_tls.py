@@ -119,11 +119,11 @@ async def test_why_a_router_cannot_be_reached(
     }.get(case, f"https://{tls_server.tls_address}")
     refusal = "407 Proxy Authentication Required" if "password" in case else "403 Forbidden"
     async with connect_proxy({"other.example": "127.0.0.1"}, refusal) as proxy:
-        flags = ["--key-file", str(mesh.home / "worker.key"), "--attach-timeout", "2", "--router-ca", str(authority)]
+        flags = ["--key-file", str(mesh.home / "worker.key"), "--attach-timeout", "4", "--router-ca", str(authority)]
         flags += ["--proxy", f"http://{proxy.address}" if case.startswith(("proxy", "another name")) else "none"]
         worker = launch(mesh, *flags, router=router)
         assert await worker.ended() == 4
-    assert worker.log.splitlines()[-1].startswith("weft worker: No router took this worker within 2 s. ")
+    assert worker.log.splitlines()[-1].startswith("weft worker: No router took this worker within 4 s. ")
     assert sentence in worker.log.splitlines()[-1]
 
 
