@@ -51,16 +51,16 @@ async def test_a_real_vllm_in_a_slurm_job_answers_a_streamed_chat(
     chain = await start_chain(cluster={"queue_status": slurm_queue.id})
     endpoint = await chain.endpoint("chat", slurm_vllm, CHAT_MODEL)
     slurm.hold()
-    call = Call(chain.mesh, stream=True, model=CHAT_MODEL, tokens=12)
+    call = Call(chain.mesh, stream=True, model=CHAT_MODEL, tokens=12, counted=False)
     (start,) = await chain.until_states("queued")
     await chain.mesh.until(chain.starts, lambda starts: starts[0].queue_position == 1, "its place is known", COLD)
     (job,) = (await get(chain, "/resource_server/hpc/jobs"))["queued"]
     assert (job["Models"], job["Framework"]) == (CHAT_MODEL, "vllm")
     assert "queued" in await chain.weft("status")
     slurm.release()
-    await call.ending(COLD)
+    assert await call.ending(COLD) == WHOLE
     (start,) = await chain.until_states("ready")
-    assert await words_of(await chain.chat(CHAT_MODEL, tokens=12))
+    assert await words_of(await chain.chat(CHAT_MODEL, tokens=12, extra_body={"min_tokens": 12}))
     (told,) = slurm.jobs("weft-chat-0")
     assert told["user_name"] == account
     assert told["comment"] == f"weft:endpoint={endpoint};slot=0;models={CHAT_MODEL}"
