@@ -31,6 +31,10 @@ class EventReader:
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
         """The events that these bytes complete. Raises UPSTREAM_BROKEN for one that never ends."""
+        return events(self.whole(chunk))
+
+    def whole(self, chunk: bytes) -> bytes:
+        """The text of the events that these bytes complete, without the empty line at its end."""
         if self._returned and chunk:
             chunk = chunk.removeprefix(b"\n")
             self._returned = False
@@ -39,27 +43,23 @@ class EventReader:
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         held = self._held
         if not held and chunk.endswith(b"\n\n"):  # as vLLM writes them
-            yield from _events(chunk[:-2])
-            return
+            return chunk[:-2]
         held += chunk
         end = held.rfind(b"\n\n", max(0, self._looked - 1))
+        text = b""
         if end >= 0:
-            whole = bytes(held[:end])
+            text = bytes(held[:end])
             del held[: end + 2]
-            self._looked = len(held)
-            yield from _events(whole)
-            return
-        self._looked = len(held)
-        if len(held) > _LONGEST:
+        elif len(held) > _LONGEST:
             raise ServiceError(Reason.UPSTREAM_BROKEN, "The model server sends an event that does not end.")
+        self._looked = len(held)
+        return text
 
 
-def _events(text: bytes) -> Iterator[Event]:
+def events(text: bytes) -> Iterator[Event]:
+    """The events of a text that holds whole ones."""
     for block in text.split(b"\n\n"):
-        if block.startswith(b"data: ") and b"\n" not in block:
-            yield Event(block[6:])
-        else:
-            yield from _event(block)
+        yield from _event(block)
 
 
 def _event(block: bytes) -> Iterator[Event]:

@@ -6,6 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+import msgspec
+from msgspec import Raw
+
 from services.core.errors import GrpcCode, Reason, ServiceError
 from services.core.inference import Head
 
@@ -31,8 +34,12 @@ def refusal(head: Head, body: bytes) -> ServiceError:
     return _error(head.status, _decoded(body), head.header("retry-after"))
 
 
-def refusal_event(data: bytes, error: Any) -> ServiceError:
-    """The error that an event of a stream tells."""
+def refusal_event(data: bytes, raw: Raw) -> ServiceError:
+    """The error that an event of a stream tells; `raw` is its member of that name."""
+    try:
+        error: Any = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        error = None
     code = error.get("code") if isinstance(error, dict) else None
     status = code if type(code) is int and 400 <= code <= 599 else 500
     return _error(status, _decoded(data), None)

@@ -157,22 +157,6 @@ def test_a_completion_in_pieces() -> None:
     assert pieces[-1].end.choices[0].finish_reason == "length"
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.text(max_size=3), st.integers(-1, 2), st.booleans()), max_size=6), st.booleans())
-def test_the_quick_way_reads_the_same(said: list[tuple[str, int, bool]], chat: bool) -> None:
-    def pieces(**members: Any) -> list[Any]:
-        kind = "chat.completion.chunk" if chat else "text_completion"
-        events = []
-        for text, index, same in [("", 0, True), *said]:
-            what: dict[str, Any] = {"delta": {"content": text}} if chat else {"text": text}
-            choice = {"index": index, **what, "finish_reason": None, **members}
-            events.append(event(model="m" if same else "n", choices=[choice], object=kind))
-        ends = [event(model="m", object=kind, choices=[{"index": i, "finish_reason": "stop"}]) for i in (-1, 0, 1, 2)]
-        return all_of(chat_stream() if chat else completion_stream(), [*events, *ends, DONE])
-
-    assert pieces() == pieces(routed_experts=None), "which has no quick way"
-
-
 # However the bytes come
 
 _DELTAS = st.fixed_dictionaries(
