@@ -20,6 +20,7 @@ _FLAGGED: Final = b"\1"
 _PLAIN: Final = b"\0"
 
 _random = random.Random()  # seeded by the system; os.urandom would cost a system call a span
+_bits = _random.getrandbits
 
 
 class TraceContext(msgspec.Struct, frozen=True, gc=False):
@@ -61,7 +62,7 @@ class TraceContext(msgspec.Struct, frozen=True, gc=False):
     def child(self) -> TraceContext:
         """The place of a new span under this one."""
         packed = self.packed
-        return TraceContext(packed[:16] + _span_id() + packed[24:], self.state)
+        return TraceContext(packed[:16] + (_bits(64) or 1).to_bytes(8, "big") + packed[24:], self.state)
 
     def decided(self, *, sampled: bool) -> TraceContext:
         """A child of which it is decided whether it is sampled."""
@@ -83,12 +84,12 @@ def unpack(packed: bytes, state: str = "") -> TraceContext | None:
 
 def _span_id() -> bytes:
     """A random id, never all zeros, which means none."""
-    return (_random.getrandbits(64) or 1).to_bytes(8, "big")
+    return (_bits(64) or 1).to_bytes(8, "big")
 
 
 def _trace_id() -> bytes:
     """Likewise, for a trace."""
-    return (_random.getrandbits(128) or 1).to_bytes(16, "big")
+    return (_bits(128) or 1).to_bytes(16, "big")
 
 
 def new_trace_id() -> str:

@@ -44,6 +44,8 @@ class RequestTrace(msgspec.Struct, gc=False):
     def finish(self, operation: str, status: int, request_id: bytes) -> None:
         """The request has been answered, or its client has left: makes and hands on the span, if it is kept."""
         error = self.error
+        if error is None and status < 500 and not self.context.sampled:
+            return  # as most
         failed = status >= 500 or (error is not None and CATALOGUE[error].http >= 500)
         if self.tracer.keeps(self.context, failed=failed, refused=error is not None):
             self.tracer.record(self._span(operation, status, request_id, failed=failed))

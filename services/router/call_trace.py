@@ -59,8 +59,9 @@ class CallTrace(msgspec.Struct, gc=False):
     """
 
     tracer: Tracer
-    context: TraceContext
     parent: TraceContext | None
+    own: TraceContext | None
+    """The place of the call's own span. Inside the mesh it is made when somebody asks for it."""
     request: Request
     started: int
     noting: bool
@@ -74,6 +75,13 @@ class CallTrace(msgspec.Struct, gc=False):
     """An attempt has failed."""
     answer: Beginning | None = None
     """What is kept of the answer's text, where content is told."""
+
+    @property
+    def context(self) -> TraceContext:
+        """The place of the call's own span."""
+        if self.own is None:
+            self.own = self.tracer.follow(self.parent)
+        return self.own
 
     def note(self) -> None:
         """From now on it takes notes of all: it has left the warm way, or has failed."""
@@ -112,7 +120,8 @@ class CallTrace(msgspec.Struct, gc=False):
 
     def attempt(self, target: Target, candidates: int) -> TraceContext:
         """An attempt at a target begins, the best of so many; returns its place, which the server works for."""
-        place, now = self.context.child(), time.time_ns()
+        # As a place under its own: what differs is the span's id alone.
+        place, now = (self.own or self.parent or self.context).child(), time.time_ns()
         if not self.noting:
             self.unnoted = (target, place, now, candidates)
             return place
@@ -146,5 +155,7 @@ class CallTrace(msgspec.Struct, gc=False):
 def trace(tracer: Tracer, request: Request, *, inside: bool) -> CallTrace:
     """The notes of a call that has come; `inside` tells that a part of the mesh has decided whether it is sampled."""
     parent = parent_in(request)
-    context = tracer.follow(parent) if inside else tracer.enter(parent)
-    return CallTrace(tracer, context, parent, request, time.time_ns(), context.sampled)
+    if inside and parent is not None:
+        return CallTrace(tracer, parent, None, request, time.time_ns(), parent.sampled)
+    own = tracer.enter(parent)
+    return CallTrace(tracer, parent, own, request, time.time_ns(), own.sampled)

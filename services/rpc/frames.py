@@ -119,6 +119,7 @@ def _encode_opening(open_: frame_pb2.Open, item: Opening) -> None:
 
 def decode_request(open_: frame_pb2.Open, body: bytes) -> Request:
     """The request that was opened."""
+    packed = open_.trace
     return Request(
         operation=open_.operation,
         headers=decode_headers(open_),
@@ -128,7 +129,7 @@ def decode_request(open_: frame_pb2.Open, body: bytes) -> Request:
         framework=open_.framework,
         timeout=open_.timeout_ms / 1000 or None,
         first_byte_timeout=open_.first_byte_timeout_ms / 1000 or None,
-        trace=unpack(open_.trace, open_.trace_state) if open_.trace else None,
+        trace=unpack(packed, open_.trace_state) if packed else None,
     )
 
 
