@@ -8,6 +8,8 @@ https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Callable, Container, Iterable
 from typing import Final
 
@@ -20,6 +22,11 @@ from services.router.usage_log import CallRecord
 MOST_ROUTES: Final = 200
 MOST_ENDPOINTS: Final = 500
 """Names that have series of their own; all others share one."""
+
+_TOGETHER: Final = 64
+"""Calls that are counted at once. One by one, between a call and the next, each would find the caches without this code
+and these numbers, and take three times as long.
+"""
 
 _OPERATIONS: Final = {
     operation: gen_ai.operation_name(operation)
@@ -83,7 +90,9 @@ class CallMetrics:
         self._places = Bounded(MOST_ENDPOINTS)
         self._found: dict[tuple[str, str, str], _Series] = {}
         self._series: dict[tuple[str, str, str], _Series] = {}
-        self.calls = Counts(
+        self._ended: deque[CallRecord] = deque()
+        self._counting = threading.Lock()
+        self._calls = Counts(
             "weft_router_calls_total",
             "Calls of known callers that ended, by how. A fault of the caller is a refusal, or a 4xx of the model "
             "server; one of the mesh is a 5xx, of its own or of the model server; a caller who leaves is none.",
@@ -139,7 +148,17 @@ class CallMetrics:
         )
 
     def record(self, call: CallRecord) -> None:
-        """Notes a call that has ended."""
+        """Notes a call that has ended. It is counted with others, at the latest when somebody looks."""
+        self._ended.append(call)
+        if len(self._ended) >= _TOGETHER:
+            self._count_all()
+
+    def _count_all(self) -> None:
+        with self._counting:  # the loop, or the thread of `/metrics`
+            while self._ended:
+                self._count(self._ended.popleft())
+
+    def _count(self, call: CallRecord) -> None:
         series = self._found.get((call.operation, call.model, call.endpoint)) or self._find(call)
         outcome, status = call.outcome, call.status
         if status >= 400 and outcome == "ok":
@@ -170,7 +189,8 @@ class CallMetrics:
 
     def families(self) -> Iterable[Family]:
         """What there is to show."""
-        shown = (self.calls, self.duration, self.first_token, self.token, self.tokens, self.cached, self.estimated)
+        self._count_all()
+        shown = (self._calls, self.duration, self.first_token, self.token, self.tokens, self.cached, self.estimated)
         return [one.family() for one in (*shown, self._retries, self._stalls, self._turned_away)]
 
     def _find(self, call: CallRecord) -> _Series:
@@ -184,7 +204,7 @@ class CallMetrics:
         return series
 
     def _outcome(self, series: _Series, outcome: str) -> Count:
-        count = series.outcomes[outcome] = self.calls.at(*series.labels, outcome, _FAULTS.get(outcome, "none"))
+        count = series.outcomes[outcome] = self._calls.at(*series.labels, outcome, _FAULTS.get(outcome, "none"))
         return count
 
     def _endpoint(self, name: str) -> str:
