@@ -1,4 +1,4 @@
-"""Counts and distributions that the event loop alone writes, and that the thread of `/metrics` reads; pure.
+"""Counts and distributions that one thread at a time writes, and that the thread of `/metrics` reads; pure.
 
 prometheus_client's own take a lock and about a microsecond for each number, and a call has a dozen of them. Here to
 count is `count.value += 1`: a reader may see one number before the other, which the next scrape puts right.
