@@ -2,7 +2,7 @@
 
 A hop costs a call that is not kept two or three microseconds: no span is made while it runs. What there is to tell is
 noted, as times and facts; when the call has ended, whoever carried it asks `Tracer.keeps`, and only then makes the
-spans, with the times as they were. A call that failed is so kept whole, although nobody knew when it began.
+spans, with the times as they were. A call that failed is so kept, although nobody knew when it began.
 
 The ids are made at the beginning, because the next hop's span names this one's as its parent
 (https://www.w3.org/TR/trace-context/).

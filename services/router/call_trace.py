@@ -3,7 +3,8 @@ it has ended, if they are kept at all.
 
 A call that is not sampled is kept only if something goes wrong, and most have nothing to tell: as long as it goes the
 warm way (its caller is known, its limits have room, a server is free, and answers) it notes its beginning and its first
-attempt, and takes notes from when it leaves it.
+attempt, and takes notes from when it leaves it. Where content is told, every call takes notes of all: what a failed one
+has answered is known only to who has kept it as it passed.
 """
 
 from __future__ import annotations
@@ -156,6 +157,6 @@ def trace(tracer: Tracer, request: Request, *, inside: bool) -> CallTrace:
     """The notes of a call that has come; `inside` tells that a part of the mesh has decided whether it is sampled."""
     parent = parent_in(request)
     if inside and parent is not None:
-        return CallTrace(tracer, parent, None, request, time.time_ns(), parent.sampled)
+        return CallTrace(tracer, parent, None, request, time.time_ns(), parent.sampled or tracer.content)
     own = tracer.enter(parent)
-    return CallTrace(tracer, parent, own, request, time.time_ns(), own.sampled)
+    return CallTrace(tracer, parent, own, request, time.time_ns(), own.sampled or tracer.content)

@@ -388,12 +388,12 @@ async def test_a_bad_key_has_no_principal_and_its_authentication_failed():
     spans = Spans()
     mesh = Mesh(spans.tracer())
     mesh.principals.answering.set()
-    answer, _ = await mesh.call(request(key="bad"))
+    answer, _ = await mesh.call(request(key="no-hex-key"))
     await answer.over.wait()
     of_call, authenticate = spans.all
     assert (of_call.name, authenticate.error) == ("chat", "credential_invalid")
     assert "weft.principal" not in of_call.attributes
-    assert "bad" not in repr(spans.all)
+    assert "no-hex-key" not in repr(spans.all)
 
 
 async def test_a_call_for_which_the_limits_store_is_asked_tells_so():
@@ -506,6 +506,22 @@ async def test_nothing_of_what_is_said_is_told_unless_it_is_turned_on():
     assert json.loads(str(attributes["gen_ai.output.messages"])) == [
         {"role": "assistant", "parts": [{"type": "text", "content": "an answer"}]}
     ]
+
+
+@pytest.mark.parametrize("inside", [False, True])
+async def test_where_content_is_told_what_breaks_off_unsampled_tells_its_answer(inside: bool) -> None:
+    spans = Spans()
+    mesh = Mesh(spans.tracer(content=True, ratio=0.0))
+    parent = PARENT.decided(sampled=False) if inside else None
+    at = mesh.gateway.behind_facades if inside else None
+    await mesh.call(request(parent=parent), at)
+    mesh.answer()
+    assert spans.all == []
+    await mesh.call(request(parent=parent), at)
+    mesh.served().receiver.head(JSON)
+    mesh.served().receiver.data(ANSWER)
+    mesh.served().receiver.fail(ServiceError(Reason.WORKER_LOST))
+    assert "an answer" in str(spans.named("chat m").attributes["gen_ai.output.messages"])
 
 
 async def test_what_is_asked_for_by_get_is_not_traced():
