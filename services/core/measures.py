@@ -47,8 +47,8 @@ class Family:
 
 
 Source = Callable[[], Iterable[Family]]
-"""Gives what there is to show now. It is called in another thread than the loop's: it only reads, and what it goes
-through it has copied before, since the loop goes on.
+"""Gives what there is to show now. It is called in another thread than the loop's: of what the loop writes it only
+reads, and what it goes through it has copied before, since the loop goes on.
 """
 
 
