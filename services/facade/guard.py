@@ -22,6 +22,10 @@ _DISCARDED: Final = 1024 * 1024
 """Bytes of a body that are read and dropped after its refusal, so that the client, still writing, gets to read the
 answer.
 """
+_LINGER: Final = 2.0
+"""Seconds that a client who still writes then has to read it: to close with bytes unread resets the connection, and a
+reset destroys what the client has not read (RFC 9112, 9.6).
+"""
 
 _PUNCTUATION: Final = len(b": \r\n")
 _OF_BODIES: Final = frozenset({b"content-length", b"transfer-encoding"})
@@ -75,6 +79,7 @@ class _Guard(HttpToolsProtocol):
         self._framing = 0
         """Bytes since the headers began, or since the body last moved: what a message has beside its body."""
         self._discarded = 0
+        self._lingering = False
         self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -134,8 +139,11 @@ class _Guard(HttpToolsProtocol):
             return
         if self.cycle.response_complete:
             self._discarded += len(body)
-            if self._discarded > _DISCARDED:
-                self.transport.close()
+            if self._discarded > _DISCARDED and not self._lingering:
+                self._lingering = True
+                self.transport.pause_reading()
+                self._disarm()
+                self._timer = self.loop.call_later(_LINGER, self.transport.close)
             return
         super().on_body(body)
 
