@@ -118,6 +118,7 @@ async def _play(mesh: Mesh, sims: list[Simulator], folder: Path, running: list[P
             for _ in range(2):
                 await asyncio.gather(_traffic(mesh, sims, limited), _cold_start(site))
                 await prometheus.scraped()
+            globus.hold()  # else a worker may be there before the next look
             waiting = Call(mesh, stream=True, model="sim-model", prefix="/resource_server/hpc/vllm")
             # A scrape that begins once the call was made may still be of a router that it has not reached.
             await mesh.until(lambda: mesh.router.metric(WAITING), lambda now: now > 0, "a call waits for a worker")
