@@ -22,7 +22,7 @@ _DISCARDED: Final = 1024 * 1024
 """Bytes of a body that are read and dropped after its refusal, so that the client, still writing, gets to read the
 answer.
 """
-_LINGER: Final = 2.0
+_LINGER: Final = 5.0
 """Seconds that a client who still writes then has to read it: to close with bytes unread resets the connection, and a
 reset destroys what the client has not read (RFC 9112, 9.6).
 """
@@ -142,6 +142,8 @@ class _Guard(HttpToolsProtocol):
             if self._discarded > _DISCARDED and not self._lingering:
                 self._lingering = True
                 self.transport.pause_reading()
+                if self.transport.can_write_eof():  # else a client might keep the connection for its next request
+                    self.transport.write_eof()
                 self._disarm()
                 self._timer = self.loop.call_later(_LINGER, self.transport.close)
             return
