@@ -188,12 +188,13 @@ class Gateway:
         model = bill.model = wanted.model or only_model(roster, permits, principal)
         ask = Ask(request.operation, model, request.cluster, request.framework)
         permits.permit(principal, ask)
-        noting = (traced := call.trace) is not None and traced.noting
-        if traced is not None and noting:
-            traced.authorise(bill)
+        traced = call.trace
+        notes = traced if traced is not None and traced.noting else None
+        if notes is not None:
+            notes.authorise(bill)
         admitted = bill.admit(wanted)
-        if traced is not None and noting and admitted:
-            traced.admit()
+        if notes is not None and admitted:
+            notes.admit()
         travelling = TO_UPSTREAM if traced is None else _UNTRACED
         outward = msgspec.structs.replace(request, headers=select(request.headers, travelling))
         dispatched = DispatchedCall(
