@@ -50,7 +50,12 @@ def open_database(url: str, file: Path, *, setting: str) -> AsyncEngine:
         raise ServiceError(Reason.ARGUMENT_INVALID, message, param=setting)
     if driver == _DRIVERS["postgresql"]:
         # A connection that the server has closed since is found out and replaced before it is used.
-        return create_async_engine(parsed.set(drivername=driver), pool_pre_ping=True, hide_parameters=True)
+        return create_async_engine(
+            parsed.set(drivername=driver),
+            pool_pre_ping=True,
+            hide_parameters=True,
+            connect_args={"server_settings": {"idle_in_transaction_session_timeout": f"{_STANDSTILL}s"}},
+        )
     if parsed.database and parsed.database != ":memory:":
         _make_private(Path(parsed.database))
     engine = create_async_engine(parsed.set(drivername=driver), hide_parameters=True)
@@ -58,6 +63,10 @@ def open_database(url: str, file: Path, *, setting: str) -> AsyncEngine:
     sa.event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
 
+
+_STANDSTILL: Final = 10
+"""Seconds that a transaction may do nothing before PostgreSQL ends it. A process that is frozen in one, or whose
+machine is gone without a word, would keep its locks from everybody else: another launcher could never take over."""
 
 _TRIES: Final = 100
 _PAUSE: Final = 0.05

@@ -140,6 +140,28 @@ async def test_a_paused_holder_writes_nothing_after_another_took_over(one: Store
     assert await one.find("a") == start("a", state=StartState.READY)
 
 
+@requires_part("postgresql")
+async def test_a_holder_that_is_frozen_in_a_transaction_does_not_keep_its_locks(
+    postgresql_url: str, tmp_path: Path, clock: Clock
+) -> None:
+    """On PostgreSQL, where launchers stand by for each other: it ends a transaction in which nothing happens."""
+    engines = [open_database(postgresql_url, tmp_path / "none", setting="launcher.database") for _ in range(2)]
+    stores = [Store(engine, holder=str(n), lease_life=LIFE, clock=clock) for n, engine in enumerate(engines)]
+    for store in stores:
+        await store.start()
+    assert await stores[0].hold() == 1
+    frozen = await engines[0].connect()
+    await frozen.execute(sa.text("SELECT * FROM launcher_lease FOR UPDATE"))
+    async with asyncio.timeout(60):
+        assert await stores[1].hold() is None  # waits for the row; then sees a holder that may be alive
+    clock.now += LIFE
+    assert await stores[1].hold() == 2
+    await frozen.invalidate()
+    await frozen.close()
+    for store in stores:
+        await store.close()
+
+
 async def test_a_holder_that_comes_back_has_another_fence(one: Store, two: Store, clock: Clock) -> None:
     first = await fence_of(one)
     await two.hold()

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -274,7 +275,7 @@ async def test_two_launchers_on_one_database_act_one_at_a_time(site: Site) -> No
     await site.launch()
     await site.want(launcher=1)
     await site.until_states("queued", launcher=1)
-    first.send(signal.SIGSTOP)
+    await first.freeze(lambda: is_locked(site.mesh.home / "launcher.db"))
     try:
         await site.mesh.until(
             lambda: site.launchers[1].metric("weft_launcher_leading"), bool, "the other one has taken over"
@@ -291,6 +292,16 @@ async def test_two_launchers_on_one_database_act_one_at_a_time(site: Site) -> No
     await site.until_states("ready", launcher=0)
     assert len(site.globus.started()) == 1
     assert len(await site.mesh.sessions()) == 1
+
+
+def is_locked(database: Path) -> bool:
+    """Whether somebody writes. SQLite, unlike PostgreSQL, does not end the transaction of a process that is frozen."""
+    with contextlib.closing(sqlite3.connect(database, timeout=1, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+        return False
 
 
 async def test_a_site_that_fails_is_tried_again_after_a_pause_that_is_told(site: Site) -> None:
