@@ -29,8 +29,6 @@ from tests.testing.parts import need_part
 MakeAgent = Callable[..., EndpointAgent]
 StartChain = Callable[..., Awaitable[Chain]]
 
-agents: list[EndpointAgent] = []
-"""All that have been made; their logs stand in the reports of tests that fail."""
 _runs: list[Run] = []
 _clusters: list[Slurm] = []
 
@@ -108,7 +106,6 @@ def account(run: Run) -> str | None:
 def local_endpoint(run: Run, hosted: Hosted, site: Site, owner: Identity, account: str | None) -> EndpointAgent:
     """A single-user endpoint that runs tasks on its own machine, online."""
     agent = EndpointAgent(run, hosted, site, owner, "local", user=account)
-    agents.append(agent)
     agent.configure({}, templates.local(site.worker_init))
     agent.start()
     return agent
@@ -118,7 +115,6 @@ def local_endpoint(run: Run, hosted: Hosted, site: Site, owner: Identity, accoun
 def strict_endpoint(run: Run, hosted: Hosted, site: Site, owner: Identity, account: str | None) -> EndpointAgent:
     """As `local_endpoint`, with an allow-list of one function, which does not exist; online."""
     agent = EndpointAgent(run, hosted, site, owner, "strict", user=account)
-    agents.append(agent)
     agent.configure({"allowed_functions": ["00000000-0000-4000-8000-000000000001"]}, templates.local(site.worker_init))
     agent.start()
     return agent
@@ -130,7 +126,6 @@ def slurm_endpoint(
 ) -> EndpointAgent:
     """A single-user endpoint that runs tasks in jobs of Slurm, online."""
     agent = EndpointAgent(run, hosted, site, owner, "slurm", user=account, environ=slurm.environ)
-    agents.append(agent)
     agent.configure({}, templates.slurm(site.worker_init, PARTITION))
     agent.start()
     return agent
@@ -151,7 +146,6 @@ def shared_endpoint(
 ) -> EndpointAgent:
     """A multi-user endpoint of root's, which runs the tasks of each person under that person's account, online."""
     agent = EndpointAgent(run, hosted, site, owner, "shared")
-    agents.append(agent)
     mapping = agent.folder / "identity_mapping.json"
     rule = {"source": "{username}", "match": "(.*)@example\\.org", "output": f"weft-{{0}}-{run.name}"}
     mapping.write_text(json.dumps([{"DATA_TYPE": "expression_identity_mapping#1.0.0", "mappings": [rule]}]))
@@ -191,7 +185,6 @@ def make_agent(
         environ: dict[str, str] = more.pop("environ", {})
         walltime: str = more.pop("walltime", "00:20:00")
         agent = EndpointAgent(run, hosted, site, owner, name, user=account, environ=environ)
-        agents.append(agent)
         described = recipes.describe_site(scheduler, real=bool(real), walltime=walltime)
         model = None if real is None else recipes.describe_model(real=real, flags=flags)
         recipes.render(agent, described, model, **more)
@@ -255,8 +248,6 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     """Puts the logs of the run into the report of a test that failed."""
     report = yield
     if report.failed:
-        by_name = {agent.name: agent for agent in agents}
-        for part in (part for run in _runs for part in run.parts):
-            log = by_name[part.name].log if part.name in by_name else part.log
-            report.sections.append((f"log of {part.name}", log))
+        for run in _runs:
+            report.sections.extend((f"log of {name}", log()) for name, log in run.logs.items())
     return report

@@ -51,6 +51,7 @@ class EndpointAgent:
         }
         command = [str(site.python.with_name("globus-compute-endpoint")), "start", name]
         self.part = run.part(name, command, settings, user=user)
+        run.logs[name] = lambda: self.log
 
     @property
     def id(self) -> str:
@@ -108,5 +109,5 @@ class EndpointAgent:
         if (self.folder / "endpoint.json").exists():
             homes = self._run.folder / "home"
             files += homes.glob(f"*/.globus_compute/uep.{self.id}.*/endpoint.log")
-        ends = [f"--- {file}\n{tail(file, lines=25)}" for file in files if file.exists()]
+        ends = [f"--- {file}\n{tail(file, lines=40)}" for file in files if file.exists()]
         return "\n".join([self.part.log, *ends])

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from services.runtime.child import ChildSpec
@@ -18,14 +18,17 @@ from tests.testing.processes import Part
 
 
 class Run:
-    """What belongs to one run of the tests and ends with it. `folder` can be entered by every user."""
+    """What belongs to one run of the tests and ends with it. `folder` can be entered by every user. `logs` tells the
+    end of each part's log, by its name; they stand in the reports of tests that fail.
+    """
 
     def __init__(self) -> None:
         self.name = secrets.token_hex(3)
         # Not in pytest's temporary folders: only their owner may enter those.
         self.folder = Path(tempfile.mkdtemp(prefix="weft-globus-"))
         self.folder.chmod(0o755)
-        self.parts: list[Part] = []
+        self.logs: dict[str, Callable[[], str]] = {}
+        self._parts: list[Part] = []
         self._janitor = subprocess.Popen(
             [sys.executable, "-I", "-S", janitor.__file__, self.name, str(self.folder)],
             stdin=subprocess.PIPE,
@@ -51,8 +54,10 @@ class Run:
         spec = ChildSpec(
             name, words, self.folder / "logs" / f"{name}.log", {**self.marks, **(environ or {})}, announces=announces
         )
-        self.parts.append(Part(spec))
-        return self.parts[-1]
+        part = Part(spec)
+        self._parts.append(part)
+        self.logs[name] = lambda: part.log
+        return part
 
     def user(self, name: str) -> str:
         """Makes a user of this machine, with a home in the run's folder, and gives its name. Only root can."""
@@ -80,7 +85,7 @@ class Run:
         assert self._janitor.stdin is not None
         self._janitor.stdin.close()
         self._janitor.wait(180)  # It kills for ten seconds, and removes whole environments and checkouts.
-        for part in self.parts:
+        for part in self._parts:
             part.clear_away()
 
 

@@ -49,8 +49,8 @@ async def test_a_node_without_vllm_that_reaches_one_router(mesh: Mesh, local_end
         "vllm": "no",
         "diagnostic": "ok",
     }, output
-    assert f"ok  routers       the node reaches {router}" in output
-    assert "no  routers       the node cannot reach 127.0.0.1:9" in output
+    assert f"ok  routers       the node reaches {router}" in output, output
+    assert "no  routers       the node cannot reach 127.0.0.1:9" in output, output
 
 
 async def test_a_scheduler_that_refuses(
@@ -68,7 +68,7 @@ async def test_a_scheduler_that_refuses(
     await endpoint(mesh, agent)
     code, output = await weft(mesh.environ, *DOCTOR, "--no-diagnostic")
     assert code == 1, output
-    assert "no  scheduler     The endpoint answers: sbatch: error: invalid partition" in output
+    assert "no  scheduler     The endpoint answers: sbatch: error: invalid partition" in output, output
 
 
 async def test_a_node_without_the_agents_environment(
@@ -80,5 +80,5 @@ async def test_a_node_without_the_agents_environment(
     await endpoint(mesh, agent)
     code, output = await weft(mesh.environ, *DOCTOR, "--no-diagnostic")
     assert code == 1, output
-    assert "no  python        the job ran" in output
-    assert "globus-compute-endpoint: command not found" in output
+    assert "no  python        the job ran" in output, output
+    assert "globus-compute-endpoint: command not found" in output, output

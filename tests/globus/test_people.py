@@ -11,7 +11,7 @@ from weft.auth.v1 import auth_pb2
 from weft.session.v1 import session_pb2
 
 from tests.globus.chain import COLD, Chain
-from tests.globus.conftest import StartChain, agents
+from tests.globus.conftest import StartChain
 from tests.globus.endpoint import EndpointAgent
 from tests.globus.hosted import Hosted, Identity
 from tests.globus.recipes import SIM_MODEL, Recipes
@@ -26,7 +26,6 @@ def shared(
 ) -> EndpointAgent:
     """A multi-user endpoint, rendered by Weft: Alice and Bob have accounts."""
     agent = EndpointAgent(run, hosted, site, owner, "people")
-    agents.append(agent)
     accounts = {people[name].username: run.user(name) for name in ("alice", "bob")}
     recipes.render(
         agent,
