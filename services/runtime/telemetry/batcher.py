@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 QUEUE: Final = 4096
 """Spans that wait at most; later ones are dropped."""
 BATCH: Final = 128
-"""Spans of one export. To encode them takes ten milliseconds, in which the loop has to share the interpreter."""
+"""Spans of one export. To encode them takes a millisecond or two, in which the loop has to share the interpreter."""
 DELAY: Final = 0.5
 """Seconds in which spans gather to a batch."""
 SILENCE: Final = 60.0

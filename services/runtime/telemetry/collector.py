@@ -1,4 +1,4 @@
-"""Spans to a collector, by the exporters of OpenTelemetry's SDK."""
+"""Spans to a collector, by the exporters of OpenTelemetry's SDK; what they send is encoded by `encoding`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ import requests
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace.export import SpanExportResult
 from requests.utils import get_environ_proxies
 
 from services.core.errors import Reason, ServiceError
 from services.core.tracing import Span
 from services.runtime.telemetry.batcher import ExportError
 from services.runtime.telemetry.config import TracingConfig
-from services.runtime.telemetry.readable import readable
+from services.runtime.telemetry.encoding import encode
 
 TIMEOUT: Final = 5.0
 """Seconds that an export may take, with all its retries. The SDK's own, without a limit, go on for a minute."""
@@ -39,6 +40,7 @@ class Collector:
 
     def __init__(self, config: TracingConfig, home: Path) -> None:
         self._endpoint = config.endpoint
+        self._exporter: _ByGrpc | _ByHttp
         self._words = _listen_to_the_sdk()
         url = urlsplit(config.endpoint)
         headers = _headers(home / config.headers_file) if config.headers_file else {}
@@ -49,7 +51,7 @@ class Collector:
     def export(self, spans: Sequence[Span]) -> None:
         """See `Exporter`."""
         self._words.of_another = True
-        if self._exporter.export([readable(span) for span in spans]) is SpanExportResult.SUCCESS:
+        if self._exporter.export(spans) is SpanExportResult.SUCCESS:
             return
         why = self._words.first or "it does not say why"
         raise ExportError(
@@ -62,9 +64,29 @@ class Collector:
         self._exporter.shutdown()
 
 
-def _by_grpc(url: SplitResult, headers: dict[str, str], ca: Path | None) -> SpanExporter:
+class _ByGrpc(GrpcExporter):
+    """The SDK's, for spans of ours; it knows its own alone."""
+
+    def export(self, spans: Any) -> SpanExportResult:
+        """See `SpanExporter`."""
+        return self._export(spans)
+
+    def _translate_data(self, data: Any) -> ExportTraceServiceRequest:
+        return encode(data)
+
+
+class _ByHttp(HttpExporter):
+    """Likewise. The SDK's own encodes in the method that sends."""
+
+    def export(self, spans: Any) -> SpanExportResult:
+        """See `SpanExporter`."""
+        sent = self._client.export(encode(spans).SerializeToString())
+        return SpanExportResult.SUCCESS if sent.success else SpanExportResult.FAILURE
+
+
+def _by_grpc(url: SplitResult, headers: dict[str, str], ca: Path | None) -> _ByGrpc:
     secure = url.scheme == "https"
-    return GrpcExporter(
+    return _ByGrpc(
         endpoint=url.geturl(),
         insecure=not secure,
         credentials=grpc.ssl_channel_credentials(ca.read_bytes() if ca else None) if secure else None,
@@ -75,13 +97,13 @@ def _by_grpc(url: SplitResult, headers: dict[str, str], ca: Path | None) -> Span
     )
 
 
-def _by_http(url: SplitResult, headers: dict[str, str], ca: Path | None) -> SpanExporter:
+def _by_http(url: SplitResult, headers: dict[str, str], ca: Path | None) -> _ByHttp:
     endpoint = (url if url.path.strip("/") else url._replace(path="/v1/traces")).geturl()
     session = requests.Session()
     # Else ~/.netrc takes the place of a header of ours, and REQUESTS_CA_BUNDLE that of `ca_file`.
     session.trust_env = False
     session.proxies = get_environ_proxies(endpoint)
-    return HttpExporter(
+    return _ByHttp(
         endpoint=endpoint,
         certificate_file=str(ca) if ca else None,
         headers=headers,

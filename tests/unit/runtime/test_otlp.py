@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as PbSpan
+from opentelemetry.sdk.trace import Event as SdkEvent
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanContext, SpanKind, TraceFlags, TraceState
+from opentelemetry.trace.status import Status, StatusCode
 
-from services.core.tracing import Event, Kind, TraceContext
+from services.core.tracing import Attributes, Event, Kind, Span, TraceContext
+from services.runtime.telemetry.encoding import encode
 from services.runtime.telemetry.otlp import LARGEST, LONGEST, MOST, spans_of
-from services.runtime.telemetry.readable import readable
 from tests.testing.exports import span
 
 RESOURCE = {"weft.endpoint": "clusters/a/endpoints/b", "weft.instance": "i"}
@@ -34,25 +43,86 @@ def test_what_is_sent_is_read_as_it_was(kind: Kind, error: str) -> None:
         error=error,
         resource=RESOURCE,
     )
-    assert list(spans_of(encode_spans([readable(one)]).SerializeToString(), "router", RESOURCE)) == [one]
+    assert list(spans_of(encode([one]).SerializeToString(), "router", RESOURCE)) == [one]
 
 
 def test_the_span_of_an_error_is_exported_although_its_trace_was_not_sampled() -> None:
-    one = readable(span(context=TraceContext.of("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", False)))
-    assert one.context is not None
-    assert one.context.trace_flags.sampled
+    one = span(context=TraceContext.of("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", False))
+    (read,) = spans_of(encode([one]).SerializeToString(), "router", {})
+    assert (read.context.trace_id, read.context.span_id) == (one.context.trace_id, one.context.span_id)
 
 
 def test_a_span_bears_the_process_that_it_is_of() -> None:
-    own = readable(span()).resource.attributes
+    own, others = (
+        {pair.key: pair.value.string_value for pair in of_process.resource.attributes}
+        for of_process in encode([span(), span(service="vllm", resource=RESOURCE), span()]).resource_spans
+    )
     assert own["service.name"] == "weft-router"
     assert {"service.instance.id", "service.version", "host.name"} <= set(own)
-    others = readable(span(service="vllm", resource=RESOURCE)).resource.attributes
-    assert dict(others) == {"service.name": "vllm", **RESOURCE}
+    assert others == {"service.name": "vllm", **RESOURCE}
+
+
+def by_the_sdk(one: Span) -> PbSpan:
+    """The span, as OpenTelemetry's SDK has it and encodes it."""
+    flags = TraceFlags(TraceFlags.SAMPLED)
+    trace = int(one.context.trace_id, 16)
+    parent = None
+    if one.parent_id:
+        outside = one.kind in (Kind.SERVER, Kind.CONSUMER)
+        parent = SpanContext(trace, int(one.parent_id, 16), is_remote=outside, trace_flags=flags)
+    state = TraceState.from_header([one.context.state])
+    made = ReadableSpan(
+        name=one.name,
+        context=SpanContext(trace, int(one.context.span_id, 16), False, flags, state),
+        parent=parent,
+        attributes=one.attributes,
+        events=[SdkEvent(event.name, event.attributes, event.time_ns) for event in one.events],
+        kind=SpanKind[one.kind.name],
+        instrumentation_scope=InstrumentationScope("weft", "1"),
+        status=Status(StatusCode.ERROR, one.error) if one.error else Status(),
+        start_time=one.start_ns,
+        end_time=one.end_ns,
+    )
+    return encode_spans([made]).resource_spans[0].scope_spans[0].spans[0]
+
+
+values = st.one_of(
+    st.text(), st.booleans(), st.integers(-(1 << 63), (1 << 63) - 1), st.floats(), st.lists(st.text()).map(tuple)
+)
+attributes = st.dictionaries(st.text(min_size=1), values, max_size=4)
+
+
+@given(
+    st.sampled_from(Kind),
+    st.sampled_from(["", "worker_lost"]),
+    st.sampled_from(["", "00f067aa0ba902b8"]),
+    st.sampled_from(["", "vendor=x", "a=1,b=2"]),
+    attributes,
+    st.lists(st.tuples(st.text(), st.integers(0, 1 << 62), attributes), max_size=2),
+)
+def test_what_is_sent_is_what_the_sdk_would_send(
+    kind: Kind, error: str, parent: str, state: str, said: Attributes, events: list[tuple[str, int, Attributes]]
+) -> None:
+    context = TraceContext.of("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", True, state)
+    happened = tuple(Event(*event) for event in events)
+    one = span(context=context, kind=kind, error=error, parent_id=parent, attributes=said, events=happened)
+    of_process = encode([one]).resource_spans[0].scope_spans[0]
+    expected = by_the_sdk(one)
+    if not error:
+        expected.ClearField("status")  # which says that nothing is said
+    assert of_process.spans[0].SerializeToString(deterministic=True) == expected.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("value", [1 << 64, "half of a pair \ud800", ("a", "\ud800"), None])
+def test_what_cannot_be_encoded_is_left_out(value: Any) -> None:
+    one = span(attributes={"before": 1, "wrong": value, "after": 2}, events=(Event("e", 1, {"wrong": value}),))
+    (read,) = spans_of(encode([one]).SerializeToString(), "router", {})
+    assert read.attributes == {"before": 1, "after": 2}
+    assert read.events == (Event("e", 1),)
 
 
 def test_what_a_sender_says_of_itself_is_not_believed() -> None:
-    (one,) = spans_of(encode_spans([readable(span())]).SerializeToString(), "vllm", RESOURCE)
+    (one,) = spans_of(encode([span()]).SerializeToString(), "vllm", RESOURCE)
     assert (one.service, one.resource) == ("vllm", RESOURCE)
 
 
