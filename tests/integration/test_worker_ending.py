@@ -139,7 +139,7 @@ async def test_a_worker_ends_before_its_job_does(start_mesh: StartMesh) -> None:
     short, long = Call(mesh, stream=True, tokens=tokens), Call(mesh, stream=True, tokens=LONG)
     for call in (short, long):
         await call.begun()
-    draining = await mesh.until(mesh.sessions, lambda seen: seen[0].report.state == DRAINING, "it drains")
+    draining = await mesh.until(mesh.sessions, lambda seen: seen and seen[0].report.state == DRAINING, "it drains")
     assert draining[0].report.detail == "draining: its job ends soon"
     last = calls_until(end, 20)
     assert time.time() < last, "calls have what is left of the job"
