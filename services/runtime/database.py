@@ -50,12 +50,9 @@ def open_database(url: str, file: Path, *, setting: str) -> AsyncEngine:
         raise ServiceError(Reason.ARGUMENT_INVALID, message, param=setting)
     if driver == _DRIVERS["postgresql"]:
         # A connection that the server has closed since is found out and replaced before it is used.
-        return create_async_engine(
-            parsed.set(drivername=driver),
-            pool_pre_ping=True,
-            hide_parameters=True,
-            connect_args={"server_settings": {"idle_in_transaction_session_timeout": f"{_STANDSTILL}s"}},
-        )
+        engine = create_async_engine(parsed.set(drivername=driver), pool_pre_ping=True, hide_parameters=True)
+        sa.event.listen(engine.sync_engine, "connect", _prepare_postgresql)
+        return engine
     if parsed.database and parsed.database != ":memory:":
         _make_private(Path(parsed.database))
     engine = create_async_engine(parsed.set(drivername=driver), hide_parameters=True)
@@ -135,6 +132,14 @@ def _make_private(file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
     file.chmod(0o600)
+
+
+def _prepare_postgresql(connection: Any, record: object) -> None:
+    # As a statement: a pooler between refuses connections that begin with settings which it does not know.
+    cursor = connection.cursor()
+    cursor.execute(f"SET idle_in_transaction_session_timeout = '{_STANDSTILL}s'")
+    cursor.close()
+    connection.commit()
 
 
 def _prepare_sqlite(connection: Any, record: object) -> None:

@@ -1,5 +1,5 @@
-"""Weft's spans as OTLP, as OpenTelemetry's SDK would encode them, in a quarter of the time: a kept call has four of them,
-and they are encoded on the processor that carries the calls.
+"""Weft's spans as OTLP, as OpenTelemetry's SDK would encode them, in a quarter of the time: a kept call has four of
+them, and they are encoded on the processor that carries the calls.
 """
 
 from __future__ import annotations
