@@ -33,6 +33,18 @@ async def endpoint(mesh: Mesh, agent: EndpointAgent, *flags: str) -> None:
     assert code == 0, output
 
 
+async def doctor_of_a_failing_job(mesh: Mesh) -> tuple[int, str]:
+    """What it finds out where no job can run. An agent ends half a second after it has found that out
+    (`engine_bad_state_watcher` of Globus Compute's interchange), and on a busy machine the result that tells of it is
+    lost with it; then the endpoint is asked again, as the command itself says.
+    """
+    for _ in range(3):
+        code, output = await weft(mesh.environ, "doctor", "--endpoint", "here/opt", "--wait", "60", "--no-diagnostic")
+        if "ask again" not in output:
+            break
+    return code, output
+
+
 async def test_a_node_without_vllm_that_reaches_one_router(mesh: Mesh, local_endpoint: EndpointAgent) -> None:
     router = mesh.address("router")
     await endpoint(mesh, local_endpoint, "--router", router, "--router", "127.0.0.1:9")
@@ -66,7 +78,7 @@ async def test_a_scheduler_that_refuses(
     agent.configure({}, templates.slurm(site.worker_init, "no-such-partition"))
     agent.start()
     await endpoint(mesh, agent)
-    code, output = await weft(mesh.environ, *DOCTOR, "--no-diagnostic")
+    code, output = await doctor_of_a_failing_job(mesh)
     assert code == 1, output
     assert "no  scheduler     The endpoint answers: sbatch: error: invalid partition" in output, output
 
@@ -78,7 +90,7 @@ async def test_a_node_without_the_agents_environment(
     agent.configure({}, templates.local("export PATH=/usr/bin:/bin\n"))
     agent.start()
     await endpoint(mesh, agent)
-    code, output = await weft(mesh.environ, *DOCTOR, "--no-diagnostic")
+    code, output = await doctor_of_a_failing_job(mesh)
     assert code == 1, output
     assert "no  python        the job ran" in output, output
     assert "globus-compute-endpoint: command not found" in output, output

@@ -87,6 +87,9 @@ def folded(stream: str) -> tuple[dict[str, list[Any]], list[str]]:
     sequences: dict[str, list[str]] = {}
     for event in events(stream):
         data = event_data(event)
+        if data is not None and str(data.get("type")).startswith("response."):
+            data = without_halves(data)
+            event = event.partition("data: ")[0] + json.dumps(data, ensure_ascii=False, separators=(",", ":"))
         if data is None or not is_delta(data):
             sequences.setdefault("", []).append(re.sub(r'"sequence_number":\d+', '"sequence_number":0', event))
             continue
@@ -105,6 +108,21 @@ def folded(stream: str) -> tuple[dict[str, list[Any]], list[str]]:
             sequence.append(text)
     grown = {where: items for where, items in grown.items() if items}
     return grown, [f"{index}: {item}" for index in sorted(sequences) for item in sequences[index]]
+
+
+def without_halves(value: Any) -> Any:
+    """`value` without the log probabilities of tokens without text. A token that holds half a character has none until
+    the next one, and vLLM's Responses API sends no event for it: what it would have told of the token is lost, from the
+    whole that it tells at the end too, unless both tokens come together.
+    """
+    if isinstance(value, list):
+        return [without_halves(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {key: without_halves(member) for key, member in value.items()}
+    if isinstance(told := kept.get("logprobs"), list):
+        kept["logprobs"] = [token for token in told if token["token"]]
+    return kept
 
 
 def names_nothing_new(value: Any) -> bool:

@@ -51,6 +51,31 @@ def test_timing_is_accepted(mesh: str) -> None:
     same(answer(WHOLE), answer(mesh))
 
 
+def told(kind: str, **more: Any) -> str:
+    return f"event: response.{kind}\ndata: {json.dumps({'type': f'response.{kind}', 'sequence_number': 3, **more})}\n\n"
+
+
+def spoken(*pieces: tuple[str, list[str]]) -> str:
+    """A stream of the Responses API: texts, each with the tokens that it tells the log probabilities of."""
+    tokens = [{"token": token, "logprob": -1.5} for _, some in pieces for token in some]
+    deltas = [told("output_text.delta", delta=text, logprobs=[{"token": one} for one in some]) for text, some in pieces]
+    return "".join(deltas) + told("content_part.done", part={"logprobs": tokens})
+
+
+def test_what_responses_lose_of_half_a_character_is_accepted_and_no_more() -> None:
+    apart, together = spoken(("a", ["a"]), ("é", ["é"])), spoken(("a", ["a"]), ("é", ["", "é"]))
+    same(answer(apart), answer(together))
+    same(answer(together), answer(apart))
+    for wrong in (
+        spoken(("a", ["a"]), ("é", [""])),
+        spoken(("aé", ["a"])),
+        apart.replace("-1.5", "-1.25"),
+        apart.replace("event: response.content_part.done", "event: response.content_part.added"),
+    ):
+        with pytest.raises(AssertionError):
+            same(answer(together), answer(wrong))
+
+
 @pytest.mark.parametrize(
     "mesh",
     [
