@@ -9,7 +9,7 @@ import os
 import signal
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -275,7 +275,8 @@ async def test_two_launchers_on_one_database_act_one_at_a_time(site: Site) -> No
     await site.launch()
     await site.want(launcher=1)
     await site.until_states("queued", launcher=1)
-    await first.freeze(lambda: is_locked(site.mesh.home / "launcher.db"))
+    with writing(site.mesh.home / "launcher.db"):
+        await first.freeze()
     try:
         await site.mesh.until(
             lambda: site.launchers[1].metric("weft_launcher_leading"), bool, "the other one has taken over"
@@ -294,14 +295,14 @@ async def test_two_launchers_on_one_database_act_one_at_a_time(site: Site) -> No
     assert len(await site.mesh.sessions()) == 1
 
 
-def is_locked(database: Path) -> bool:
-    """Whether somebody writes. SQLite, unlike PostgreSQL, does not end the transaction of a process that is frozen."""
-    with contextlib.closing(sqlite3.connect(database, timeout=1, isolation_level=None)) as connection:
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError:
-            return True
-        return False
+@contextlib.contextmanager
+def writing(database: Path) -> Iterator[None]:
+    """A transaction of ours, beside which nobody else is in one that writes. SQLite, unlike PostgreSQL, does not end
+    that of a process which is frozen in it.
+    """
+    with contextlib.closing(sqlite3.connect(database, timeout=SOON, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
 
 
 async def test_a_site_that_fails_is_tried_again_after_a_pause_that_is_told(site: Site) -> None:

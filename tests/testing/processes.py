@@ -9,8 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
@@ -117,24 +116,10 @@ class Part:
         """Sends a signal to the process alone."""
         self._started().send_signal(number)
 
-    async def freeze(self, holding: Callable[[], bool] = lambda: False) -> None:
-        """SIGSTOP, at a moment at which it is not `holding` what others need; returns when all its threads stand."""
-        while True:
-            self.send(signal.SIGSTOP)
-            while not self._stands():  # noqa: ASYNC110 the kernel tells nobody
-                await asyncio.sleep(0)
-            if not await asyncio.to_thread(holding):
-                return
-            self.send(signal.SIGCONT)
-            await asyncio.sleep(0.01)  # for what it was about to end
-
-    def _stands(self) -> bool:
-        """Whether each of its threads is stopped (Linux, proc(5))."""
-        try:
-            stats = [stat.read_text() for stat in Path(f"/proc/{self.pid}/task").glob("*/stat")]
-        except (FileNotFoundError, ProcessLookupError):  # a thread has ended meanwhile
-            return False
-        return all(stat.rpartition(") ")[2].startswith("T") for stat in stats)
+    async def freeze(self) -> None:
+        """SIGSTOP; returns when all its threads stand. SIGCONT lets it go on."""
+        self.send(signal.SIGSTOP)
+        await asyncio.to_thread(os.waitid, os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     async def kill(self) -> None:
         """SIGKILL to the process alone, as the out-of-memory killer does it; returns when it is gone."""
